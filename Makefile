@@ -1,0 +1,74 @@
+# make help lists the targets.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOLS := $(CURDIR)/.cache/bin
+SEEDS ?= 200
+KILLS ?= 200
+FUZZTIME ?= 10s
+export CGO_ENABLED ?= 0
+
+.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build both programs into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+demo: ## a master, latent workers, a real build, nothing left behind
+	@.ci/demo
+
+test: peers ## all tests, a short simulation and the demo; what CI runs
+	$(GO) vet ./...
+	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
+	$(MAKE) --no-print-directory demo
+
+peers: ## install the unmodified Buildbot workers that tests attach
+	.ci/buildbot-peers
+
+race: peers ## all tests under the race detector (needs gcc)
+	CGO_ENABLED=1 ROUSE_PEERS=require $(GO) test -race -timeout 40m ./...
+
+sim: ## the simulator: make sim SEEDS=10000
+	$(GO) test ./master/sim -count=1 -timeout 6h -v -run TestSeeds -args -seeds $(SEEDS)
+
+sim-bugs: ## plant bugs in a scratch copy of the core; the simulator must find each
+	.ci/sim-bugs
+
+crash: ## kill -9 the master, at random moments: make crash KILLS=1000
+	KILLS=$(KILLS) $(GO) test ./cmd/rouse/e2e -count=1 -timeout 2h -v -run 'TestKill'
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@set -e; grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \
+	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' $$f | cut -d' ' -f2); do \
+	    echo "$$t in $$(dirname $$f)"; $(GO) test $$(dirname $$f) -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME); done; done
+
+golden: ## write all golden files anew (read the difference before you commit it)
+	@set -e; for p in $$(grep -rlE 'flag\.Bool\("update"|UPDATE_GOLDEN' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  echo "$$p"; if grep -qE 'flag\.Bool\("update"' $$p/*_test.go; then $(GO) test $$p -count=1 -update >/dev/null || $(GO) test $$p; \
+	  else UPDATE_GOLDEN=1 $(GO) test $$p -count=1 -run TestScript >/dev/null; $(GO) test $$p -run TestScript; fi; done
+
+bench: ## all benchmarks, in the format that benchstat reads
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-vs-buildbot: peers build ## the real Buildbot beside rouse; ends with lines NAME_ratio=NUMBER
+	.ci/bench-vs-buildbot
+
+$(TOOLS)/golangci-lint:
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+$(TOOLS)/govulncheck:
+	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+lint: $(TOOLS)/golangci-lint ## golangci-lint
+	$(TOOLS)/golangci-lint run ./...
+
+vuln: $(TOOLS)/govulncheck ## govulncheck (needs the vulnerability database, or GOVULNDB=file://...)
+	$(TOOLS)/govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./...
+
+check: lint race vuln ## everything that must be clean besides the tests
+
+clean: ## remove what the targets have made
+	rm -rf bin .cache

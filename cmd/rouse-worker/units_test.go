@@ -1,0 +1,26 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestSystemdUnitRunsACommandThatExists keeps contrib/systemd from naming an option that is no more.
+func TestSystemdUnitRunsACommandThatExists(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../contrib/systemd/rouse-worker.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, ok := strings.Cut(string(text), "\nExecStart=")
+	line, _, _ = strings.Cut(line, "\n")
+	words := strings.Fields(line)
+	if !ok || len(words) < 2 || words[1] != "run" {
+		t.Fatalf("the unit does not start the agent: %q", words)
+	}
+	var o options
+	if err := o.flags().Parse(words[2:]); err != nil || o.basedir == "" || o.passwordFile == "" || !o.logJSON {
+		t.Errorf("%q: %v; %+v", words, err, o)
+	}
+}

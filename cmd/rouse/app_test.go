@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/api/apitest"
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+func TestSingleDashLongFlagsAreTakenAsTerraformDoes(t *testing.T) {
+	t.Parallel()
+	a := &app{kinds: kinds(), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+	for in, want := range map[string]string{
+		"builds -limit=5 -json":          "builds --limit=5 --json",
+		"builds -limit 5 -builder -json": "builds --limit 5 --builder -json", // the value of -builder
+		"logs 3 -f -from -5":             "logs 3 -f --from -5",
+		"logs 3 -from=-5 --json":         "logs 3 --from=-5 --json",
+		"force x -property -a=b -wait":   "force x --property -a=b --wait",
+		"force x -- -wait":               "force x -- -wait",
+		"-no-color builds":               "--no-color builds",
+		"-help":                          "--help",
+		"-h":                             "-h",
+		"builds -nothing-like-it":        "builds --nothing-like-it",
+		"logs -5":                        "logs -5",
+		"__complete logs -f -str":        "__complete logs -f -str",
+		"fmt -check -":                   "fmt --check -",
+	} {
+		got := strings.Join(normalise(a.root(), strings.Fields(in)), " ")
+		if got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestHelpOfEveryCommandHasAnExampleAndFits(t *testing.T) {
+	t.Parallel()
+	a := &app{kinds: kinds(), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+	for _, c := range a.root().Commands() {
+		if c.Example == "" && c.Name() != "version" && c.Name() != "completion" && c.Name() != "help" {
+			t.Errorf("%s has no example", c.Name())
+		}
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: %q is no short text", c.Name(), c.Short)
+		}
+		if strings.Contains(oneDash(c.LocalFlags().FlagUsages()), " --") {
+			t.Errorf("%s shows two dashes:\n%s", c.Name(), oneDash(c.LocalFlags().FlagUsages()))
+		}
+	}
+}
+
+func TestHuman(t *testing.T) {
+	t.Parallel()
+	for seconds, want := range map[float64]string{0: "0ms", 0.0374: "37ms", 2.54: "2.5s", 12.9: "12s", 61: "1m01s", 7500: "2h05m", 277_200: "3d05h"} {
+		if got := human(seconds); got != want {
+			t.Errorf("%v: %s, want %s", seconds, got, want)
+		}
+	}
+}
+
+func TestTablesCannotDriveTheTerminal(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	tab := newTable(&app{stdout: &out})
+	tab.row("a\x1b[2Jb", "c\u202ed", "e\tf\ng")
+	if err := tab.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("a?[2Jb  c?d  e?f?g\n", out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	t.Parallel()
+	words := []string{"builds", "build", "force", "fmt"}
+	for word, want := range map[string]string{"bulds": "builds", "forse": "force", "fm": "fmt", "xyz": "", "workers": ""} {
+		if got := nearest(word, words); got != want {
+			t.Errorf("%s: %q, want %q", word, got, want)
+		}
+	}
+}
+
+// against makes a session with a client of the handler.
+func against(t *testing.T, h http.Handler) (*session, *bytes.Buffer, *bytes.Buffer) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rouse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, api.SocketName)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	srv.Start()
+	c, err := api.NewClient(path, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); srv.Close(); _ = os.RemoveAll(dir) })
+	var out, errs bytes.Buffer
+	return &session{app: &app{stdout: &out, stderr: &errs}, Client: c}, &out, &errs
+}
+
+// allowed lets every request in, as the local socket does.
+func allowed(w *apitest.World) http.Handler {
+	h := w.Server(func(o *api.Options) {
+		o.Tokens = func() []api.Token { return []api.Token{api.NewToken("test", "admin", "x")} }
+	}).Handler()
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		r.Header.Set("Authorization", "Bearer x")
+		h.ServeHTTP(rw, r)
+	})
+}
+
+func TestWaitingOutlastsARestartOfTheMaster(t *testing.T) {
+	t.Parallel()
+	w := apitest.New()
+	ids, err := w.Submit(t.Context(), []model.Request{{Builder: "hello"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := allowed(w)
+	var breaks atomic.Int32
+	s, _, errs := against(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if breaks.Add(1) <= 2 { // the first two answers break off
+			rw.Header().Set("Content-Type", "application/x-ndjson")
+			_, _ = rw.Write([]byte("\n"))
+			_ = http.NewResponseController(rw).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		real.ServeHTTP(rw, r)
+	}))
+	last, err := s.await(t.Context(), ids[0], false)
+	if err != nil || last.Result != model.Success || breaks.Load() != 3 {
+		t.Errorf("%v, %v, %d", last.Result, err, breaks.Load())
+	}
+	if got := strings.Count(errs.String(), "The master is away"); got != 1 {
+		t.Errorf("said %d times that it is away: %s", got, errs)
+	}
+}
+
+func TestFollowingALogGoesOnWhereItBrokeOff(t *testing.T) {
+	t.Parallel()
+	real := allowed(apitest.New())
+	var calls atomic.Int32
+	s, out, _ := against(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/follow") && calls.Add(1) == 1 {
+			for n, text := range []string{"one", "two"} {
+				_ = json.NewEncoder(rw).Encode(api.Line{N: int64(n), Stream: "stdout", Text: text})
+			}
+			_ = http.NewResponseController(rw).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		real.ServeHTTP(rw, r)
+	}))
+	p := &logPrinter{s: s, w: bufio.NewWriter(out)}
+	if err := p.read(t.Context(), logPath(1, 0, "stdio"), &logOptions{follow: true}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("one\ntwo\na warning\ndone <b>&\nexit code 0\n", out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCtrlCWhileWaitingSaysThatTheRequestGoesOn(t *testing.T) {
+	t.Parallel()
+	s, _, errs := against(t, allowed(apitest.New()))
+	ctx, cancel := context.WithCancel(t.Context())
+	s.app.noColor = true
+	go func() { cancel() }()
+	err := s.force(ctx, &forceOptions{Force: api.Force{Builder: "hello"}, wait: true})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("%v", err)
+	}
+	if text := errs.String(); text != "" && !strings.Contains(text, "goes on without this program") {
+		t.Error(text) // empty if the request was never made
+	}
+}

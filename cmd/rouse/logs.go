@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+type logOptions struct {
+	follow bool
+	stream string
+	from   int64
+	lines  int
+	log    string
+}
+
+func newLogsCmd(a *app) *cobra.Command {
+	o := &logOptions{}
+	c := &cobra.Command{
+		Use:   "logs BUILD [STEP]",
+		Short: "Print what a build's steps printed",
+		Long: `Print the logs of a build: of all its steps, or of one, which is named by its name or number.
+
+With -json each line is one object: its number, its stream ("s") and its text ("t").`,
+		Example: `  rouse logs 12
+  rouse logs 12 test -f                # goes on until the step ends
+  rouse logs 12 test -stream=stderr
+  rouse logs 12 test -from=-50         # the last 50 lines`,
+		Args:              args(cobra.RangeArgs(1, 2)),
+		ValidArgsFunction: a.complete(buildNumbers, stepNames),
+	}
+	fl := c.Flags()
+	fl.BoolVarP(&o.follow, "follow", "f", false, "go on as the logs grow, until the build (or step) ends")
+	fl.StringVar(&o.stream, "stream", "", "only this `stream`: stdout, stderr or header")
+	fl.Int64Var(&o.from, "from", 0, "first `line`; negative: counted from the end")
+	fl.IntVar(&o.lines, "lines", 0, "at most this `many` lines of each log (default: all)")
+	fl.StringVar(&o.log, "log", stdio, "`name` of the log")
+	_ = c.RegisterFlagCompletionFunc("stream", cobra.FixedCompletions([]string{"stdout", "stderr", "header"}, cobra.ShellCompDirectiveNoFileComp))
+	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
+		if o.stream != "" && !slices.Contains([]string{"stdout", "stderr", "header"}, o.stream) {
+			return usagef("-stream %q: it is stdout, stderr or header", o.stream)
+		}
+		_, id, err := number(given[:1], "build")
+		if err != nil {
+			return err
+		}
+		p := &logPrinter{s: s, w: bufio.NewWriter(s.stdout), stream: o.stream}
+		if len(given) == 2 {
+			return s.stepLog(ctx, p, model.BuildID(id), given[1], o)
+		}
+		p.titles = true
+		return s.buildLogs(ctx, p, model.BuildID(id), o)
+	})
+}
+
+// stdio is the log that every command has.
+const stdio = "stdio"
+
+// logPrinter prints lines of logs: their text, or with -json the objects as they came.
+type logPrinter struct {
+	s      *session
+	w      *bufio.Writer
+	stream string
+	titles bool // name each step before its lines
+}
+
+func (p *logPrinter) title(st api.Step) {
+	if p.titles && !p.s.json {
+		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "1", clean(fmt.Sprintf("=== step %d %s", st.Number, st.Name))))
+	}
+}
+
+func (p *logPrinter) line(b json.RawMessage, l *api.Line) {
+	if p.stream != "" && l.Stream != p.stream {
+		return
+	}
+	switch {
+	case p.s.json:
+		fmt.Fprintf(p.w, "%s\n", b)
+	case l.Stream == "stderr":
+		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "31", l.Text))
+	case l.Stream == "header":
+		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "90", l.Text))
+	default:
+		fmt.Fprintln(p.w, l.Text)
+	}
+}
+
+// read prints one log: what is there in pages, or with follow as it comes.
+func (p *logPrinter) read(ctx context.Context, path string, o *logOptions) error {
+	defer p.w.Flush()
+	const page = 10_000
+	c := &logCursor{p: p, next: o.from, left: o.lines}
+	var since time.Time
+	for {
+		query := url.Values{"from": {strconv.FormatInt(c.next, 10)}}
+		seen := c.seen
+		var err error
+		if o.follow {
+			c.flush = true
+			err = p.s.Stream(ctx, path+"/follow", query, c.line)
+		} else {
+			want := page
+			if c.left > 0 {
+				want = min(page, c.left-c.seen)
+			}
+			query.Set("lines", strconv.Itoa(want))
+			err = p.s.Stream(ctx, path, query, c.line)
+		}
+		switch {
+		case errors.Is(err, errEnough):
+			return nil
+		case err == nil && (o.follow || c.seen-seen < page):
+			return nil
+		case err == nil:
+			continue
+		case !o.follow:
+			return err
+		}
+		if c.seen > seen {
+			since = time.Time{}
+		}
+		if err := p.s.away(ctx, err, &since); err != nil {
+			return err
+		}
+	}
+}
+
+// logCursor is how far a log was printed.
+type logCursor struct {
+	p     *logPrinter
+	next  int64 // number of the next line
+	seen  int
+	left  int // lines to print; 0: all
+	flush bool
+}
+
+func (c *logCursor) line(b json.RawMessage) error {
+	var l api.Line
+	if err := json.Unmarshal(b, &l); err != nil {
+		return err
+	}
+	c.p.line(b, &l)
+	c.next = l.N + 1
+	if c.seen++; c.seen == c.left {
+		return errEnough
+	}
+	if c.flush {
+		return c.p.w.Flush()
+	}
+	return nil
+}
+
+var errEnough = errors.New("enough lines")
+
+func logPath(build model.BuildID, step int, name string) string {
+	return fmt.Sprintf("/builds/%d/steps/%d/logs/%s", build, step, url.PathEscape(name))
+}
+
+// stepLog prints the log of one step. With -f it waits for the step to begin.
+func (s *session) stepLog(ctx context.Context, p *logPrinter, id model.BuildID, step string, o *logOptions) error {
+	for {
+		b, err := s.buildDetail(ctx, id, o.follow)
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, st := range b.Steps {
+			if st.Name == step || strconv.Itoa(st.Number) == step {
+				if slices.Contains(st.Logs, o.log) {
+					return p.read(ctx, logPath(id, st.Number, o.log), o)
+				}
+				if b.Phase == model.BuildDone || !o.follow {
+					return fmt.Errorf("step %q of build %d has no log named %q; it has %s", st.Name, id, o.log, listed(st.Logs))
+				}
+			}
+			names = append(names, st.Name)
+		}
+		if b.Phase == model.BuildDone || !o.follow {
+			if _, err := strconv.Atoi(step); err == nil || !slices.Contains(names, step) {
+				return fmt.Errorf("build %d has no step %q; it has %s", id, step, listed(names))
+			}
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// buildLogs prints the logs of all steps in their order. With -f it goes on until the build ends.
+func (s *session) buildLogs(ctx context.Context, p *logPrinter, id model.BuildID, o *logOptions) error {
+	defer p.w.Flush()
+	found := false
+	for next := 0; ; {
+		b, err := s.buildDetail(ctx, id, o.follow)
+		if err != nil {
+			return err
+		}
+		for ; next < len(b.Steps); next++ {
+			st := b.Steps[next]
+			if o.follow && len(st.Logs) == 0 && st.FinishedAt.IsZero() && b.Phase != model.BuildDone {
+				break // it has not printed anything yet
+			}
+			if !slices.Contains(st.Logs, o.log) {
+				continue
+			}
+			found = true
+			p.title(st)
+			if err := p.read(ctx, logPath(id, st.Number, o.log), o); err != nil {
+				return err
+			}
+		}
+		if !o.follow || b.Phase == model.BuildDone {
+			if !found && o.log != stdio {
+				return fmt.Errorf("no step of build %d has a log named %q", id, o.log)
+			}
+			return nil
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// buildDetail reads a build. With patient it outlasts a restart of the master.
+func (s *session) buildDetail(ctx context.Context, id model.BuildID, patient bool) (b api.BuildDetail, err error) {
+	var since time.Time
+	for {
+		err = s.Get(ctx, fmt.Sprintf("/builds/%d", id), nil, &b)
+		if err == nil || !patient {
+			return b, err
+		}
+		if err := s.away(ctx, err, &since); err != nil {
+			return b, err
+		}
+	}
+}
+
+// pause waits before the master is asked again.
+func pause(ctx context.Context) error {
+	t := time.NewTimer(200 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%q", names)
+}
+
+// follower prints the logs of one build after the other, beside whatever else its owner does.
+type follower struct {
+	s      *session
+	build  model.BuildID
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+// follow begins with a build, unless it is the one that is being followed.
+func (f *follower) follow(ctx context.Context, build model.BuildID) {
+	if f.build == build {
+		return
+	}
+	_ = f.wait() // the earlier attempt has ended
+	ctx, cancel := context.WithCancel(ctx)
+	f.build, f.cancel, f.ended = build, cancel, make(chan error, 1)
+	p := &logPrinter{s: f.s, w: bufio.NewWriter(f.s.stdout), titles: true}
+	go func() { f.ended <- f.s.buildLogs(ctx, p, build, &logOptions{follow: true, log: stdio}) }()
+}
+
+func (f *follower) wait() error {
+	if f.ended == nil {
+		return nil
+	}
+	err := <-f.ended
+	f.ended = nil
+	return err
+}
+
+func (f *follower) stop() {
+	if f.cancel != nil {
+		f.cancel()
+	}
+	_ = f.wait()
+}

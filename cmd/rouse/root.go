@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const usageTemplate = `Usage:
+  {{if and .Runnable .HasParent}}{{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{end}}{{if gt (len .Aliases) 0}}
+
+Aliases:
+  {{.NameAndAliases}}{{end}}{{if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}{{if .HasAvailableSubCommands}}{{$cmds := .Commands}}{{range $group := .Groups}}
+
+{{.Title}}{{range $cmds}}{{if and (eq .GroupID $group.ID) .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{if not .AllChildCommandsHaveGroup}}
+
+Other commands:{{range $cmds}}{{if and (eq .GroupID "") (or .IsAvailableCommand (eq .Name "help"))}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+
+Options:
+{{.LocalFlags.FlagUsages | oneDash | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableInheritedFlags}}
+
+Options of every command:
+{{.InheritedFlags.FlagUsages | oneDash | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
+
+Help on one command: {{.CommandPath}} COMMAND -help{{end}}
+`
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "rouse",
+		Short: "A continuous-integration master whose workers exist only while there is work for them",
+		Long: `rouse is a continuous-integration master whose workers exist only while there is work for them.
+
+Write a configuration, start a master, ask for a build, watch it:
+
+  rouse init                     # a commented example
+  rouse validate                 # all mistakes at once
+  rouse master                   # runs until Ctrl-C
+  rouse force hello -wait        # in another terminal`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              cobra.ArbitraryArgs,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		RunE: func(c *cobra.Command, given []string) error {
+			if len(given) == 0 {
+				fmt.Fprint(a.stderr, c.Long, "\n\n", c.UsageString())
+				return exit(127)
+			}
+			return unknownCommand(c, given[0])
+		},
+	}
+	cobra.EnableCommandSorting = false
+	cobra.AddTemplateFunc("oneDash", oneDash)
+	root.SetUsageTemplate(usageTemplate)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(flagError)
+	root.PersistentFlags().BoolVar(&a.noColor, "no-color", false, "print no colours")
+	root.AddGroup(
+		&cobra.Group{ID: "config", Title: "Configuration:"},
+		&cobra.Group{ID: "master", Title: "The master:"},
+		&cobra.Group{ID: "builds", Title: "Builds:"},
+		&cobra.Group{ID: "workers", Title: "Workers:"},
+	)
+	add(root, "config", newInitCmd(a), newValidateCmd(a), newFmtCmd(a))
+	add(root, "master", a.newMasterCmd(), newStatusCmd(a), newSimCmd(a))
+	add(root, "builds", newForceCmd(a), newBuildsCmd(a), newBuildCmd(a), newLogsCmd(a), newCancelCmd(a), newRequestsCmd(a), newExplainCmd(a),
+		newTraceCmd(a), newBuildersCmd(a))
+	add(root, "workers", newWorkersCmd(a), newInstancesCmd(a), newPauseCmd(a), newUnpauseCmd(a), newEndCmd(a))
+	add(root, "", a.newVersionCmd())
+	return root
+}
+
+func add(root *cobra.Command, group string, cmds ...*cobra.Command) {
+	for _, c := range cmds {
+		c.GroupID = group
+		root.AddCommand(c)
+	}
+}
+
+// unknownCommand is what is said of a word that names no command.
+func unknownCommand(c *cobra.Command, word string) error {
+	msg := fmt.Sprintf("%s has no command named %q.", c.CommandPath(), word)
+	var names []string
+	for _, sub := range c.Commands() {
+		names = append(names, sub.Name())
+	}
+	if near := nearest(word, names); near != "" {
+		msg += fmt.Sprintf(" Did you mean %q?", near)
+	}
+	return &usageError{errors.New(msg)}
+}
+
+// flagError puts cobra's words about a flag into this program's spelling, and offers a name that is near.
+func flagError(c *cobra.Command, err error) error {
+	msg := err.Error()
+	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return usagef("-%s=%s: it must be of type %s", bad.GetFlag().Name, bad.GetValue(), bad.GetFlag().Value.Type())
+	}
+	if name, ok := strings.CutPrefix(msg, "unknown flag: --"); ok {
+		msg = fmt.Sprintf("%s has no option -%s.", c.CommandPath(), name)
+		if near := nearest(name, flagNames(c)); near != "" {
+			msg += fmt.Sprintf(" Did you mean -%s?", near)
+		}
+	}
+	return &usageError{errors.New(strings.ReplaceAll(msg, " --", " -"))}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rouse-ci/rouse/master/api"
+)
+
+func newWorkersCmd(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "workers", Short: "List workers", Example: "  rouse workers", Args: args(cobra.NoArgs)}
+	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
+		var out api.WorkerList
+		if err := s.Get(ctx, "/workers", nil, &out); err != nil {
+			return err
+		}
+		return s.show(out, func(t *table) {
+			if len(out.Workers) == 0 {
+				t.line("No workers.")
+				return
+			}
+			t.head("WORKER", "PROVIDER", "STATE", "INSTANCE", "BUILDS", "NOTE")
+			for _, w := range out.Workers {
+				t.row(w.Name, dash(w.Provider), w.State, dash(string(w.Instance)), dash(numbers(w.Builds)), workerNote(w))
+			}
+		})
+	})
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func workerNote(w api.Worker) string {
+	switch {
+	case w.Paused != "":
+		return "paused: " + w.Paused
+	case w.Retired:
+		return "not in the configuration any more"
+	case !w.BackoffUntil.IsZero() && w.Tries > 0:
+		return fmt.Sprintf("%s, next try after %s: %s", plural(w.Tries, "failure"), w.BackoffUntil.Local().Format(time.TimeOnly), w.LastError)
+	}
+	return ""
+}
+
+func newInstancesCmd(a *app) *cobra.Command {
+	var all bool
+	var worker string
+	var limit int
+	c := &cobra.Command{
+		Use:     "instances",
+		Short:   "List instances: the machines and processes that workers run on",
+		Example: "  rouse instances\n  rouse instances -all -worker=linux-1",
+		Args:    args(cobra.NoArgs),
+	}
+	c.Flags().BoolVar(&all, "all", false, "also those that are gone")
+	c.Flags().StringVar(&worker, "worker", "", "only of this `worker`")
+	c.Flags().IntVar(&limit, "limit", 100, "at most this `many`, up to 1000")
+	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
+	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
+		query := url.Values{"limit": {strconv.Itoa(limit)}}
+		set(query, "worker", worker)
+		if all {
+			query.Set("all", "true")
+		}
+		var out api.InstanceList
+		if err := s.Get(ctx, "/instances", query, &out); err != nil {
+			return err
+		}
+		return s.show(out, func(t *table) {
+			if len(out.Instances) == 0 {
+				t.line("No instances.")
+				return
+			}
+			t.head("INSTANCE", "WORKER", "PROVIDER", "ID", "STATE", "AGE", "BUILDS", "COST", "NOTE")
+			for _, m := range out.Instances {
+				note := m.Reason
+				if m.Op != "" {
+					note = m.Op + " in flight"
+				}
+				t.row(m.Key, m.Worker, m.Provider, dash(m.ProviderID), m.State, human(m.Age), m.Builds, dash(money(m.Cost)), note)
+			}
+		})
+	})
+}
+
+// newOrderCmd makes a command that gives an order about one worker.
+func newOrderCmd(a *app, verb, short, long string, withReason bool) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use:               verb + " WORKER",
+		Short:             short,
+		Long:              long,
+		Example:           "  rouse " + verb + " linux-1",
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.complete(workerNames),
+	}
+	if withReason {
+		c.Flags().StringVar(&reason, "reason", "", "why, for people (`text`)")
+	}
+	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
+		query := url.Values{}
+		set(query, "reason", reason)
+		var d api.Done
+		if err := s.Post(ctx, "/workers/"+url.PathEscape(given[0])+"/"+verb, query, nil, &d); err != nil {
+			return err
+		}
+		return s.said(d)
+	})
+}
+
+func newPauseCmd(a *app) *cobra.Command {
+	return newOrderCmd(a, "pause", "Give a worker no more builds", "Give a worker no more builds, until `rouse unpause`. Running builds go on.", true)
+}
+
+func newUnpauseCmd(a *app) *cobra.Command {
+	return newOrderCmd(a, "unpause", "Give a worker builds again", "Give a paused worker builds again.", false)
+}
+
+func newEndCmd(a *app) *cobra.Command {
+	return newOrderCmd(a, "end", "End a worker's instance, whatever it does", "End the instance of a worker, whatever it does. Its builds are stopped and tried again.", true)
+}

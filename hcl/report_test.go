@@ -1,0 +1,54 @@
+package hcl
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestReportHasTerraformsShape(t *testing.T) {
+	t.Parallel()
+	c, diags := LoadFiles(map[string][]byte{"a.hcl": []byte("builder \"b\" {\n  wrokers = []\n}\n"), "b.hcl": []byte("provider \"test\" \"p\" {}\nworker \"w\" { provider = provider.test.p }")}, testOptions())
+	got, err := json.MarshalIndent(c.Report(c.Relocate("conf", diags)), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{
+  "format_version": "1.0",
+  "valid": false,
+  "error_count": 1,
+  "warning_count": 0,
+  "diagnostics": [
+    {
+      "severity": "error",
+      "summary": "Unsupported argument",
+      "detail": "An argument named \"wrokers\" is not expected here. Did you mean \"workers\"?",
+      "range": {
+        "filename": "conf/a.hcl",
+        "start": {
+          "line": 2,
+          "column": 3,
+          "byte": 16
+        },
+        "end": {
+          "line": 2,
+          "column": 10,
+          "byte": 23
+        }
+      },
+      "snippet": {
+        "context": "builder \"b\"",
+        "code": "  wrokers = []",
+        "start_line": 2,
+        "highlight_start_offset": 2,
+        "highlight_end_offset": 9,
+        "values": []
+      }
+    }
+  ]
+}`
+	if d := cmp.Diff(want, string(got)); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}

@@ -1,0 +1,6 @@
+worker "linux" {
+  provider = provider.test.main
+  count = [1, 2
+}
+
+builder "unit" {

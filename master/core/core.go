@@ -1,0 +1,434 @@
+// Package core makes every decision about queueing and about latent workers: Step(now, event) -> (delta, effects).
+//
+// It is pure: no clock, no I/O, no goroutine, no lock, no log. One goroutine, in master/engine, owns a State. It stores each batch's
+// Delta before it starts any of the batch's Effects; results come back as events. Everything that blocks is outside.
+// A simulator (master/sim) drives the same Step from a seed.
+package core
+
+import (
+	"time"
+
+	"github.com/rouse-ci/rouse/master/core/latent"
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+// Config is the part of a configuration that decisions depend on.
+type Config struct {
+	Generation model.Generation
+	Workers    []Worker
+	Builders   []Builder
+	Locks      []Lock
+	Providers  []Provider
+	Schedulers []Scheduler // those that go by the clock
+}
+
+// Worker is a named slot for at most one instance (latent) or one session (standard).
+type Worker struct {
+	Name             string
+	Provider         string        // name of the provider block; "" for a standard worker, which somebody else starts
+	MaxBuilds        int           // builds at once; 0 = no limit. Never more than one of each builder
+	MissingTimeout   time.Duration // latent: from asking for the instance to attach; standard: absence before notifying. 0 = never
+	BuildWaitTimeout time.Duration // latent: how long an idle instance is kept. 0 = ends after every build; negative = kept
+	Locks            []Access      // taken for every build on this worker
+	Spec             string        // digest of the instance's configuration; another digest makes idle instances be replaced
+	Price            float64       // per hour
+}
+
+// Latent says whether instances are made for the worker.
+func (w *Worker) Latent() bool { return w.Provider != "" }
+
+// Builder matches requests to workers.
+type Builder struct {
+	Name        string
+	Workers     []string
+	Locks       []Access
+	Collapse    bool // waiting requests with the same SourceKey are served by one build
+	MaxAttempts int  // attempts that may end without a verdict (no instance, lost worker) before the request ends; at least 1
+}
+
+// Lock is counting: at most Max holders at once, per master or per worker. An exclusive holder is the only holder.
+type Lock struct {
+	Name      string
+	Max       int
+	PerWorker bool
+}
+
+// Access is one use of a lock.
+type Access struct {
+	Lock      string
+	Exclusive bool
+}
+
+// Provider is what the core must know of a provider.
+type Provider struct {
+	Name           string
+	Settle         time.Duration // an unresolved create may still show up for this long
+	CheckInterval  time.Duration // between two checks of an instance that boots
+	DestroyBackoff time.Duration // first pause before a destroy is repeated
+	SweepInterval  time.Duration // between two lists; 0 = no sweeps
+	SweepGrace     time.Duration // how old an unknown instance must be before it is destroyed
+}
+
+// Request is the part of a build request that decisions depend on; the rest is in the store.
+type Request struct {
+	ID          model.RequestID
+	Builder     string
+	Priority    int
+	SubmittedAt time.Time
+	Worker      string // pinned to this worker, if not empty
+	SourceKey   string // requests of one builder with equal keys may be collapsed; "" = never
+	State       model.RequestState
+	Attempts    int
+	Build       model.BuildID // the last build
+	Result      model.Result
+	Text        string
+	FinishedAt  time.Time
+}
+
+// Build is the part of a build that decisions depend on.
+type Build struct {
+	ID         model.BuildID
+	Requests   []model.RequestID
+	Builder    string
+	Worker     string
+	Instance   model.InstanceKey
+	Generation model.Generation
+	Attempt    int
+	Phase      model.BuildPhase
+	AssignedAt time.Time
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Result     model.Result
+	Text       string
+	Cancelling string // not empty: somebody cancelled the build while it ran, and this is why
+
+	live  bool // a runner works on it in this process
+	free  bool // it is being stopped by an order: its retry charges no attempt
+	dirty bool
+}
+
+// WorkerState is what is stored of a worker besides its instance.
+type WorkerState struct {
+	Name         string
+	Generation   int       // number of the last instance; part of its key
+	Tries        int       // failed substantiations in a row
+	BackoffUntil time.Time // no new instance and no new build before this
+	LastError    string    // the last failure, for people
+	Paused       string    // not empty: no new builds, and why
+	SeenAt       time.Time // standard worker: when it was last attached or detached
+}
+
+// Saved is everything that Restore needs: what is live. History stays in the store.
+type Saved struct {
+	Owner     string
+	Requests  []Request // not done
+	Builds    []Build   // not done
+	Workers   []WorkerState
+	Instances []Instance // not gone
+	Schedules []ScheduleState
+	NextBuild model.BuildID
+	NextOp    model.OpID
+}
+
+// Event is something that has happened. Events are sealed: only this package defines them.
+type Event interface{ event() }
+
+type (
+	// ConfigApplied replaces the configuration.
+	ConfigApplied struct{ Config Config }
+
+	// Submitted adds requests. The engine chose their IDs, which grow.
+	Submitted struct{ Requests []Request }
+
+	// CancelAsked orders the end of a request (in whatever state it is) or of a build; the other ID is 0.
+	CancelAsked struct {
+		Request model.RequestID
+		Build   model.BuildID
+		Reason  string
+	}
+
+	// PauseAsked stops (Reason not empty) or resumes (Reason empty) giving builds to a worker; running builds go on.
+	PauseAsked struct{ Worker, Reason string }
+
+	// EndAsked orders the end of a worker's instance, whatever it does: its builds are told to stop and are retried.
+	EndAsked struct{ Worker, Reason string }
+
+	// OpDone is the one result of an effect that has an OpID.
+	OpDone struct {
+		Op     model.OpID
+		Result OpResult
+	}
+
+	// Attached says that an agent has authenticated and finished its handshake.
+	Attached struct {
+		Worker    string
+		Session   model.SessionID
+		Instance  model.InstanceKey // proven by the instance's token; "" when it came with the worker's password
+		Agent     string            // digest of what identifies this agent's process; the same agent may come back, another may not
+		Resumable bool              // its commands survive the loss of a connection
+	}
+
+	// Detached says that a session has ended. It is delivered exactly once for each Attached, also when the core refused it.
+	Detached struct {
+		Worker  string
+		Session model.SessionID
+	}
+
+	// BuildEnded is the one result of a StartBuild.
+	BuildEnded struct {
+		Build  model.BuildID
+		Result model.Result // Retry: no verdict (worker lost), try again
+		Text   string
+	}
+
+	// Listed is the result of a ListInstances: OpDone's twin, because it carries a list. AskedAt is when the call began.
+	Listed struct {
+		Op        model.OpID
+		AskedAt   time.Time
+		Instances []Sighting
+		Error     string // not empty: the call failed, Instances says nothing
+	}
+
+	// Scheduled is the one result of a Due: the requests were stored together with At as the scheduler's last time, or they were not.
+	Scheduled struct {
+		Scheduler string
+		At        time.Time
+		Error     string
+	}
+
+	// TimerFired brings back a SetTimer. Stale ones are recognised and dropped.
+	TimerFired struct{ Timer Timer }
+
+	// Restarted is the first event after Restore: nothing is certain, no session and no runner is there.
+	Restarted struct{}
+
+	// Stopping says that the master is about to stop. No new build is started and no instance is made from here on.
+	Stopping struct{ Policy StopPolicy }
+)
+
+// StopPolicy says what becomes of instances and builds when the master stops.
+type StopPolicy uint8
+
+const (
+	StopKeep      StopPolicy = iota // keep both for the next master
+	StopDrain                       // let running builds end, then end all instances
+	StopTerminate                   // stop builds (they are retried by the next master) and end all instances
+)
+
+func (p StopPolicy) String() string { return [...]string{"keep", "drain", "terminate"}[p] }
+
+// OpResult says how a provider call ended.
+type OpResult struct {
+	Class      OpClass
+	ProviderID string // create and check: the provider's name for the instance
+	State      SightState
+	Detail     string // the error or the provider's detail, for people
+}
+
+// OpClass is the class of a provider's answer. It mirrors providers.Class, with OK in front.
+// The zero value is Unknown: look before acting again.
+type OpClass uint8
+
+const (
+	OpUnknown OpClass = iota
+	OpOK
+	OpTransient
+	OpThrottled
+	OpNoCapacity
+	OpOverQuota
+	OpBadConfig
+	OpUnauthorized
+	OpNotFound
+)
+
+func (c OpClass) String() string {
+	return [...]string{"unknown", "ok", "transient", "throttled", "no-capacity", "over-quota", "bad-config", "unauthorized", "not-found"}[c]
+}
+
+// SightState is what a provider said of an instance's machine. It mirrors providers.State.
+type SightState uint8
+
+const (
+	SightPending SightState = iota
+	SightRunning
+	SightStopping
+	SightGone
+	SightFailed
+)
+
+// Sighting is one line of a provider's list.
+type Sighting struct {
+	Key        model.InstanceKey
+	ProviderID string
+	State      SightState
+	Detail     string
+	CreatedAt  time.Time // zero if the provider does not know
+}
+
+// Effect is something to be done outside, after the batch's delta is durable. Effects are sealed.
+// Each effect that carries an OpID delivers exactly one OpDone (ListInstances: one Listed), on success, failure, deadline or panic.
+type Effect interface{ effect() }
+
+type (
+	// CreateInstance calls Provider.Create. The key and the worker's generation are already stored.
+	CreateInstance struct {
+		Op       model.OpID
+		Provider string
+		Worker   string
+		Key      model.InstanceKey
+	}
+
+	// DestroyInstance calls Provider.Destroy.
+	DestroyInstance struct {
+		Op       model.OpID
+		Provider string
+		Key      model.InstanceKey
+	}
+
+	// CheckInstance calls Provider.Get.
+	CheckInstance struct {
+		Op       model.OpID
+		Provider string
+		Key      model.InstanceKey
+	}
+
+	// ListInstances calls Provider.List and delivers one Listed.
+	ListInstances struct {
+		Op       model.OpID
+		Provider string
+	}
+
+	// Admit tells a session that its Attached was accepted.
+	Admit struct {
+		Worker  string
+		Session model.SessionID
+	}
+
+	// Hangup closes a session. A session that is not live any more is no error.
+	Hangup struct {
+		Worker  string
+		Session model.SessionID
+		Reason  string
+		End     bool // the agent's instance is about to be destroyed: it shall kill its commands and end
+	}
+
+	// StartBuild starts (or, with Resume, takes over) a runner, which delivers exactly one BuildEnded.
+	StartBuild struct {
+		Build  Build
+		Resume bool
+	}
+
+	// StopBuild tells a live runner to end. It still delivers its BuildEnded.
+	StopBuild struct {
+		Build  model.BuildID
+		Result model.Result // Cancelled: an order; Retry: its worker is lost or its instance must end
+		Reason string
+	}
+
+	// SetTimer asks for one TimerFired at a time. A later SetTimer with the same Name replaces it.
+	SetTimer struct {
+		Timer Timer
+		At    time.Time
+	}
+
+	// Notify tells people. Kind is one of the Notice constants.
+	Notify struct {
+		Kind   string
+		Worker string
+		Text   string
+	}
+
+	// Due asks for the requests of a scheduler whose time has come. They are to be stored in one transaction with At as its last time, so that a crash
+	// makes neither none of them nor twice as many; then a Scheduled is delivered.
+	Due struct {
+		Scheduler string
+		At        time.Time
+	}
+
+	// Ended says that a request is done: whoever waits for it (a trigger step, `rouse force -wait`) may go on.
+	Ended struct {
+		Request model.RequestID
+		Result  model.Result
+	}
+)
+
+// Kinds of Notify.
+const (
+	NoticeMissing = "missing" // a worker did not attach in time, or a standard worker is gone
+	NoticeBackoff = "backoff" // a worker has failed several times in a row
+	NoticeOrphan  = "orphan"  // an instance that no record knows was found and is being destroyed
+)
+
+// Timer names one deadline. Gen makes a replaced timer recognisable.
+type Timer struct {
+	Name string
+	Gen  uint64
+}
+
+// Batch is the result of one step. Delta is durable before any Effect starts.
+type Batch struct {
+	Delta   Delta
+	Effects []Effect
+}
+
+// Delta is what changed, as whole rows to be written over the old ones.
+type Delta struct {
+	Requests  []Request
+	Builds    []Build
+	Workers   []WorkerState
+	Instances []Instance // a row with GoneAt set is kept as history
+	Schedules []ScheduleState
+	NextBuild model.BuildID
+	NextOp    model.OpID
+	Journal   []Entry
+}
+
+// Empty says whether there is nothing to store.
+func (d *Delta) Empty() bool {
+	return len(d.Requests)+len(d.Builds)+len(d.Workers)+len(d.Instances)+len(d.Schedules)+len(d.Journal) == 0
+}
+
+// Entry is one line of the journal: one transition of one thing. Log lines, `rouse trace`, `rouse explain` and the transition
+// metrics are rendered from entries. It never holds a secret.
+type Entry struct {
+	Event    string // the event that caused it: "Submitted", "OpDone", …
+	Kind     string // what changed: "request", "build", "worker", "instance", "provider", or "effect" for an order to the outside
+	Request  model.RequestID
+	Build    model.BuildID
+	Worker   string
+	Instance model.InstanceKey
+	Op       model.OpID
+	From, To string // states; for an effect, To is its name
+	Cause    string // why, for people
+}
+
+// Instance is the stored part of an instance that decisions depend on.
+type Instance = latent.Instance
+
+func (ConfigApplied) event() {}
+func (Submitted) event()     {}
+func (CancelAsked) event()   {}
+func (PauseAsked) event()    {}
+func (EndAsked) event()      {}
+func (OpDone) event()        {}
+func (Attached) event()      {}
+func (Detached) event()      {}
+func (BuildEnded) event()    {}
+func (Listed) event()        {}
+func (TimerFired) event()    {}
+func (Scheduled) event()     {}
+func (Restarted) event()     {}
+func (Stopping) event()      {}
+
+func (CreateInstance) effect()  {}
+func (DestroyInstance) effect() {}
+func (CheckInstance) effect()   {}
+func (ListInstances) effect()   {}
+func (Admit) effect()           {}
+func (Hangup) effect()          {}
+func (StartBuild) effect()      {}
+func (StopBuild) effect()       {}
+func (SetTimer) effect()        {}
+func (Notify) effect()          {}
+func (Ended) effect()           {}
+func (Due) effect()             {}

@@ -1,0 +1,180 @@
+package latent
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var (
+	now    = time.Unix(1e9, 0)
+	policy = Policy{Missing: 20 * time.Minute, BuildWait: 10 * time.Minute, Grace: 2 * time.Minute, Settle: 5 * time.Second, CheckInterval: 10 * time.Second, DestroyBackoff: time.Second}
+)
+
+func ago(d time.Duration) time.Time { return now.Add(-d) }
+
+// booting, up and lost are instances at three ages of their lives.
+func booting() *Instance {
+	return &Instance{Key: "k", AskedAt: ago(time.Minute), Resolved: true, UnresolvedAt: ago(time.Minute)}
+}
+func up() *Instance {
+	return &Instance{Key: "k", AskedAt: ago(time.Hour), Resolved: true, BootedAt: ago(time.Hour), AttachedAt: ago(time.Hour)}
+}
+func lost(d time.Duration) *Instance { in := up(); in.LostAt = ago(d); return in }
+func doomed(in *Instance) *Instance  { in.Doomed, in.DoomedAt = true, ago(time.Second); return in }
+
+func TestNextDecides(t *testing.T) {
+	t.Parallel()
+	zero, keep := policy, policy
+	zero.BuildWait, keep.BuildWait = 0, -1
+	for _, c := range []struct {
+		name string
+		f    Facts
+		p    *Policy
+		want Action
+		why  string
+	}{
+		{"nothing wanted, nothing there", Facts{}, nil, Wait, ""},
+		{"a build waits", Facts{Builds: 1}, nil, DoCreate, ""},
+		{"a build waits, but the worker backs off", Facts{Builds: 1, BackoffUntil: now.Add(1)}, nil, Wait, ""},
+		{"a build waits, but the worker is retired", Facts{Builds: 1, Retired: true}, nil, Wait, ""},
+		{"a build waits, but the master stops", Facts{Builds: 1, Frozen: true}, nil, Wait, ""},
+		{"it boots: look from time to time", Facts{Builds: 1, Instance: booting(), Certain: true}, nil, DoCheck, ""},
+		{"it boots: not yet time to look", Facts{Builds: 1, Instance: booting(), Certain: true, NotBefore: now.Add(1)}, nil, Wait, ""},
+		{"a call is in flight", Facts{Builds: 1, Instance: booting(), Op: 7, OpKind: Create}, nil, Wait, ""},
+		{"the answer to the create is not known, and it was not there", Facts{Builds: 1, Instance: &Instance{AskedAt: ago(1)}, Missed: true}, nil, DoCreate, ""},
+		{"the same while the master stops: only look", Facts{Builds: 1, Instance: &Instance{AskedAt: ago(1)}, Missed: true, Frozen: true}, nil, DoCheck, ""},
+		{"nobody needs the booting one", Facts{Instance: booting(), Certain: true}, nil, Doom, "no build needs it"},
+		{"nobody needs it, and the create is still in flight: decide, do not wait", Facts{Instance: booting(), Op: 7, OpKind: Create}, nil, Doom, "no build needs it"},
+		{"missing_timeout", Facts{Builds: 1, Instance: &Instance{AskedAt: ago(20 * time.Minute), Resolved: true}}, nil, Doom, "missing_timeout"},
+		{"busy", Facts{Builds: 1, Running: 1, Instance: up(), Session: 3, IdleSince: ago(time.Hour)}, nil, Wait, ""},
+		{"idle, not long enough", Facts{Instance: up(), Session: 3, IdleSince: ago(10*time.Minute - 1)}, nil, Wait, ""},
+		{"idle long enough", Facts{Instance: up(), Session: 3, IdleSince: ago(10 * time.Minute)}, nil, Doom, "build_wait_timeout"},
+		{"build_wait_timeout = 0", Facts{Instance: up(), Session: 3, IdleSince: now}, &zero, Doom, "build_wait_timeout = 0"},
+		{"build_wait_timeout < 0", Facts{Instance: up(), Session: 3, IdleSince: ago(time.Hour)}, &keep, Wait, ""},
+		{"retired and idle", Facts{Instance: up(), Session: 3, Retired: true, IdleSince: now}, nil, Doom, "no longer configured"},
+		{"retired and busy", Facts{Builds: 1, Running: 1, Instance: up(), Session: 3, Retired: true}, nil, Wait, ""},
+		{"outdated and idle", Facts{Instance: up(), Session: 3, Outdated: true, IdleSince: now}, nil, Doom, "configuration has changed"},
+		{"draining and idle", Facts{Instance: up(), Session: 3, Frozen: true, Draining: true, IdleSince: now}, nil, Doom, "stopping"},
+		{"keeping and idle", Facts{Instance: up(), Session: 3, Frozen: true, IdleSince: ago(time.Hour)}, nil, Wait, ""},
+		{"lost: look", Facts{Builds: 1, Running: 1, Instance: lost(time.Second)}, nil, DoCheck, ""},
+		{"lost, seen since: give it time", Facts{Builds: 1, Running: 1, Instance: lost(time.Second), Certain: true}, nil, Wait, ""},
+		{"lost too long", Facts{Builds: 1, Running: 1, Instance: lost(2 * time.Minute), Certain: true}, nil, Doom, "did not come back"},
+		{"doomed", Facts{Instance: doomed(up())}, nil, DoDestroy, ""},
+		{"doomed, but its builds still run", Facts{Builds: 1, Running: 1, Instance: doomed(up())}, nil, Wait, ""},
+		{"doomed, paused between two destroys", Facts{Instance: doomed(up()), NotBefore: now.Add(1)}, nil, Wait, ""},
+		{"doomed while the master stops", Facts{Instance: doomed(up()), Frozen: true}, nil, DoDestroy, ""},
+	} {
+		p := policy
+		if c.p != nil {
+			p = *c.p
+		}
+		d := c.f.Next(now, p)
+		if d.Action != c.want || !strings.Contains(d.Why, c.why) {
+			t.Errorf("%s: got %d %q, want %d %q", c.name, d.Action, d.Why, c.want, c.why)
+		}
+	}
+}
+
+// facts draws any combination at all: whatever happened before, the machine must know what to do.
+func facts(t *rapid.T) Facts {
+	when := func(label string) time.Time {
+		return rapid.SampledFrom([]time.Time{{}, ago(time.Hour), ago(3 * time.Second), now, now.Add(time.Minute)}).Draw(t, label)
+	}
+	f := Facts{Running: rapid.IntRange(0, 2).Draw(t, "running"), Retired: rapid.Bool().Draw(t, "retired"), Outdated: rapid.Bool().Draw(t, "outdated"),
+		Frozen: rapid.Bool().Draw(t, "frozen"), Certain: rapid.Bool().Draw(t, "certain"), Missed: rapid.Bool().Draw(t, "missed"),
+		BackoffUntil: when("backoff"), IdleSince: when("idle"), NotBefore: when("not before")}
+	f.Draining = f.Frozen && rapid.Bool().Draw(t, "draining")
+	f.Builds = f.Running + rapid.IntRange(0, 2).Draw(t, "preparing")
+	if rapid.Bool().Draw(t, "instance") {
+		f.Instance = &Instance{Key: "k", AskedAt: ago(time.Hour), Resolved: rapid.Bool().Draw(t, "resolved"), UnresolvedAt: when("unresolved"),
+			BootedAt: when("booted"), AttachedAt: when("attached"), LostAt: when("lost"), Doomed: rapid.Bool().Draw(t, "doomed")}
+		if !f.Instance.Doomed && rapid.Bool().Draw(t, "session") {
+			f.Session, f.Instance.LostAt = 1, time.Time{}
+		}
+	}
+	if rapid.Bool().Draw(t, "op") {
+		f.Op, f.OpKind = 9, Check
+	}
+	return f
+}
+
+func TestNextIsSafeWhateverTheFacts(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		f := facts(t)
+		p := policy
+		p.BuildWait = rapid.SampledFrom([]time.Duration{-1, 0, time.Minute}).Draw(t, "build wait")
+		before := fmt.Sprintf("%+v", f)
+		d := f.Next(now, p)
+		in := f.Instance
+		switch {
+		case fmt.Sprintf("%+v", f) != before:
+			t.Fatal("Next changed the facts")
+		case f.Op != 0 && (d.Action == DoCreate || d.Action == DoCheck || d.Action == DoDestroy):
+			t.Fatal("two calls at once")
+		case d.Action == DoDestroy && (f.Running > 0 || !in.Doomed):
+			t.Fatal("destroys what is busy or not doomed")
+		case d.Action == DoCreate && (f.Frozen || in == nil && (f.Builds == 0 || f.Retired) || in != nil && in.Doomed):
+			t.Fatal("makes what nobody needs")
+		case d.Action == Doom && (in == nil || in.Doomed || d.Why == ""):
+			t.Fatal("dooms nothing, twice or without a reason")
+		case d.Action == Doom && f.Running > 0 && f.Session != 0:
+			t.Fatal("dooms a busy instance whose agent is there")
+		case d.Action == Wait && !d.Wake.IsZero() && !d.Wake.After(now):
+			t.Fatal("a wake-up time that has passed: a busy loop")
+		case d.Action == Wait && in != nil && f.Op == 0 && f.Session == 0 && f.Running == 0 && !f.Frozen && d.Wake.IsZero() && in.LostAt.IsZero() == in.AttachedAt.IsZero() && p.Missing > 0:
+			t.Fatal("waits for an agent without a deadline")
+		}
+	})
+}
+
+func TestStateIsDerived(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		f    Facts
+		want State
+	}{
+		{Facts{}, NotSubstantiated},
+		{Facts{Builds: 1}, Substantiating},
+		{Facts{Builds: 1, Instance: booting()}, Substantiating},
+		{Facts{Instance: up(), Session: 1}, Substantiated},
+		{Facts{Instance: lost(1)}, Substantiated},
+		{Facts{Instance: doomed(up())}, Insubstantiating},
+		{Facts{Retired: true, Instance: doomed(up())}, Insubstantiating},
+		{Facts{Retired: true}, ShutDown},
+	} {
+		if got := c.f.State(); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.f, got, c.want)
+		}
+	}
+}
+
+func TestNotFoundProvesNothingUntilTheSettleTimeHasPassed(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		in   Instance
+		want bool
+	}{
+		{Instance{}, false}, // the create is still in flight
+		{Instance{UnresolvedAt: ago(4 * time.Second)}, false},
+		{Instance{UnresolvedAt: ago(5 * time.Second)}, true},
+		{Instance{UnresolvedAt: now, BootedAt: ago(1)}, true}, // it was seen, and is not there now
+	} {
+		if got := c.in.Proven(now, policy); got != c.want {
+			t.Errorf("%+v: %v", c.in, got)
+		}
+	}
+}
+
+func TestBackoffDoublesUpToItsLimit(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]time.Duration{0: 10 * time.Second, 1: 20 * time.Second, 8: 2560 * time.Second, 9: time.Hour, 1000: time.Hour} {
+		if got := Backoff(10*time.Second, time.Hour, n); got != want {
+			t.Errorf("after %d: %s, want %s", n, got, want)
+		}
+	}
+}

@@ -1,0 +1,407 @@
+package core_test
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/core/schedule"
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+var update = flag.Bool("update", false, "write the golden scripts' output")
+
+// TestScripts runs testdata/*.txt. A script is read by a person: lines that begin with a word are orders, what the core did follows, indented.
+//
+//	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
+//	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
+//	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W
+//	ok|fail|gone|lost create|check|destroy W [CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
+//	scheduler NAME every=D | scheduled NAME [no]
+//	list P [KEY…] | crash | stop POLICY | explain ID
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := newScript(t).run(string(text))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			} else if diff := cmp.Diff(string(text), got); diff != "" {
+				t.Errorf("the core behaves differently (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+type script struct {
+	t       *testing.T
+	s       *core.State
+	disk    *disk
+	cfg     core.Config
+	now     time.Time
+	timers  map[string]core.SetTimer
+	ops     map[string]model.OpID // "create w1" -> in flight
+	lists   map[string]model.OpID
+	due     map[string]time.Time
+	session map[string]model.SessionID
+	nextSes model.SessionID
+	nextReq model.RequestID
+	out     strings.Builder
+}
+
+func newScript(t *testing.T) *script {
+	s := &script{t: t, s: core.New("me"), disk: newDisk("me"), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s.forget()
+	return s
+}
+
+func (s *script) forget() {
+	s.timers, s.ops, s.lists, s.session = map[string]core.SetTimer{}, map[string]model.OpID{}, map[string]model.OpID{}, map[string]model.SessionID{}
+	s.due = map[string]time.Time{}
+}
+
+func (s *script) run(text string) string {
+	sc := bufio.NewScanner(strings.NewReader(text))
+	for sc.Scan() {
+		line := sc.Text()
+		switch {
+		case strings.HasPrefix(line, "    "):
+		case strings.TrimSpace(line) == "" || line[0] == '#':
+			fmt.Fprintln(&s.out, line)
+		default:
+			fmt.Fprintln(&s.out, line)
+			words := strings.Fields(line)
+			s.order(words[0], words[1:])
+		}
+	}
+	return s.out.String()
+}
+
+// opts splits "a=b" words from plain ones.
+func opts(args []string) (plain []string, named map[string]string) {
+	named = map[string]string{}
+	for _, a := range args {
+		if k, v, ok := strings.Cut(a, "="); ok {
+			named[k] = v
+		} else {
+			plain = append(plain, a)
+		}
+	}
+	return plain, named
+}
+
+func (s *script) dur(v string, def time.Duration) time.Duration {
+	if v == "" {
+		return def
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return d
+}
+
+func num(v string, def int) int {
+	if v == "" {
+		return def
+	}
+	n, _ := strconv.Atoi(v)
+	return n
+}
+
+func accesses(v string) (out []core.Access) {
+	for _, l := range strings.Split(v, ",") {
+		if l != "" {
+			out = append(out, core.Access{Lock: strings.TrimSuffix(l, "!"), Exclusive: strings.HasSuffix(l, "!")})
+		}
+	}
+	return out
+}
+
+func (s *script) order(verb string, args []string) {
+	p, o := opts(args)
+	switch verb {
+	case "provider":
+		s.cfg.Providers = append(s.cfg.Providers, core.Provider{Name: p[0], Settle: s.dur(o["settle"], 5*time.Second), CheckInterval: 10 * time.Second,
+			DestroyBackoff: time.Second, SweepInterval: s.dur(o["sweep"], 0), SweepGrace: 2 * time.Minute})
+	case "worker":
+		w := core.Worker{Name: p[0], Provider: o["provider"], MaxBuilds: num(o["max"], 0), MissingTimeout: s.dur(o["missing"], 20*time.Minute),
+			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"]}
+		if i := slices.IndexFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == w.Name }); i >= 0 {
+			s.cfg.Workers[i] = w
+		} else {
+			s.cfg.Workers = append(s.cfg.Workers, w)
+		}
+	case "remove":
+		s.cfg.Workers = slices.DeleteFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == p[0] })
+	case "builder":
+		s.cfg.Builders = append(s.cfg.Builders, core.Builder{Name: p[0], Workers: strings.Split(o["workers"], ","), Locks: accesses(o["lock"]),
+			Collapse: slices.Contains(p, "collapse"), MaxAttempts: num(o["attempts"], 5)})
+	case "lock":
+		s.cfg.Locks = append(s.cfg.Locks, core.Lock{Name: p[0], Max: num(o["max"], 1), PerWorker: slices.Contains(p, "worker")})
+	case "scheduler":
+		s.cfg.Schedulers = append(s.cfg.Schedulers, core.Scheduler{Name: p[0], Calendar: schedule.Every(s.dur(o["every"], 0))})
+	case "scheduled":
+		ev := core.Scheduled{Scheduler: p[0], At: s.due[p[0]]}
+		if len(p) > 1 {
+			ev.Error = p[1]
+		} else {
+			s.disk.schedules[p[0]] = ev.At // stored with the requests
+		}
+		s.step(ev)
+	case "apply":
+		s.cfg.Generation++
+		s.step(core.ConfigApplied{Config: s.cfg})
+	case "submit":
+		var reqs []core.Request
+		for range num(o["n"], 1) {
+			s.nextReq++
+			reqs = append(reqs, core.Request{ID: s.nextReq, Builder: p[0], Priority: num(o["priority"], 0), SubmittedAt: s.now, SourceKey: o["key"], Worker: o["on"]})
+		}
+		s.step(core.Submitted{Requests: reqs})
+	case "cancel":
+		ev := core.CancelAsked{Reason: "not wanted"}
+		if p[0] == "request" {
+			ev.Request = model.RequestID(num(p[1], 0))
+		} else {
+			ev.Build = model.BuildID(num(p[1], 0))
+		}
+		s.step(ev)
+	case "pause":
+		s.step(core.PauseAsked{Worker: p[0], Reason: strings.Join(p[1:], " ")})
+	case "kill":
+		s.step(core.EndAsked{Worker: p[0], Reason: "ordered"})
+	case "ok", "fail", "gone", "lost":
+		s.answer(verb, p)
+	case "attach":
+		s.nextSes++
+		agent := o["as"]
+		if agent == "" {
+			agent = "agent-" + p[0]
+		}
+		s.step(core.Attached{Worker: p[0], Session: s.nextSes, Instance: model.InstanceKey(o["token"]), Agent: agent, Resumable: !slices.Contains(p, "plain")})
+	case "detach":
+		s.step(core.Detached{Worker: p[0], Session: s.session[p[0]]})
+	case "end":
+		r, err := model.ParseResult(p[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.step(core.BuildEnded{Build: model.BuildID(num(p[0], 0)), Result: r, Text: "the steps say so"})
+	case "advance":
+		s.advance(s.dur(p[0], 0))
+	case "list":
+		op, ok := s.lists[p[0]]
+		if !ok {
+			s.t.Fatalf("no list of %s in flight", p[0])
+		}
+		ev := core.Listed{Op: op, AskedAt: s.now}
+		for _, key := range p[1:] {
+			ev.Instances = append(ev.Instances, core.Sighting{Key: model.InstanceKey(key), State: core.SightRunning})
+		}
+		s.step(ev)
+	case "crash":
+		s.forget()
+		s.s = core.Restore(s.disk.saved())
+		s.step(core.Restarted{})
+		s.step(core.ConfigApplied{Config: s.cfg})
+	case "stop":
+		s.step(core.Stopping{Policy: map[string]core.StopPolicy{"keep": core.StopKeep, "drain": core.StopDrain, "terminate": core.StopTerminate}[p[0]]})
+	case "explain":
+		ex, ok := s.s.Explain(s.now, model.RequestID(num(p[0], 0)))
+		fmt.Fprintf(&s.out, "    %v %s\n", ok, ex.Text)
+		for _, c := range ex.Candidates {
+			fmt.Fprintf(&s.out, "      %s (%s): %s\n", c.Worker, c.State, strings.Join(c.Blocks, "; "))
+		}
+	default:
+		s.t.Fatalf("unknown order %q", verb)
+	}
+}
+
+func (s *script) answer(verb string, p []string) {
+	op, ok := s.ops[p[0]+" "+p[1]]
+	if !ok {
+		s.t.Fatalf("no %s of %s in flight", p[0], p[1])
+	}
+	delete(s.ops, p[0]+" "+p[1])
+	r := core.OpResult{Class: core.OpOK, State: core.SightRunning, ProviderID: "id-" + p[1]}
+	switch verb {
+	case "lost":
+		r = core.OpResult{Class: core.OpUnknown, Detail: "no reply"}
+	case "gone":
+		r = core.OpResult{Class: core.OpNotFound}
+	case "fail":
+		r = core.OpResult{Class: core.OpNoCapacity, Detail: "no such machine now"}
+	}
+	s.step(core.OpDone{Op: op, Result: r})
+}
+
+// advance fires timers in their order until the time has passed.
+func (s *script) advance(d time.Duration) {
+	end := s.now.Add(d)
+	for {
+		var next *core.SetTimer
+		for _, tm := range s.timers {
+			if !tm.At.After(end) && (next == nil || tm.At.Before(next.At) || tm.At.Equal(next.At) && tm.Timer.Name < next.Timer.Name) {
+				next = &tm
+			}
+		}
+		if next == nil {
+			break
+		}
+		delete(s.timers, next.Timer.Name)
+		if next.At.After(s.now) {
+			s.now = next.At
+		}
+		s.step(core.TimerFired{Timer: next.Timer})
+	}
+	s.now = end
+}
+
+func (s *script) step(ev core.Event) {
+	b := s.s.Step(s.now, ev)
+	s.disk.write(b.Delta)
+	if err := s.s.Check(); err != nil {
+		s.t.Errorf("after %T: %v", ev, err)
+	}
+	for _, e := range b.Delta.Journal {
+		fmt.Fprintf(&s.out, "    %s %s\n", s.now.Format(time.TimeOnly), show(e))
+	}
+	for _, e := range b.Effects {
+		switch e := e.(type) {
+		case core.Admit:
+			s.session[e.Worker] = e.Session
+		case core.SetTimer:
+			s.timers[e.Timer.Name] = e
+		case core.Due:
+			s.due[e.Scheduler] = e.At
+		case core.CreateInstance:
+			s.ops["create "+e.Worker] = e.Op
+		case core.CheckInstance:
+			s.ops["check "+s.disk.instances[e.Key].Worker] = e.Op
+			fmt.Fprintf(&s.out, "    %s effect CheckInstance %s\n", s.now.Format(time.TimeOnly), e.Key)
+		case core.DestroyInstance:
+			s.ops["destroy "+s.disk.instances[e.Key].Worker] = e.Op
+		case core.ListInstances:
+			s.lists[e.Provider] = e.Op
+			fmt.Fprintf(&s.out, "    %s effect ListInstances %s\n", s.now.Format(time.TimeOnly), e.Provider)
+		}
+	}
+}
+
+func show(e core.Entry) string {
+	var b strings.Builder
+	b.WriteString(e.Kind)
+	if e.Kind == "effect" {
+		b.WriteString(" " + e.To)
+	}
+	if e.Request != 0 && e.Kind == "request" {
+		fmt.Fprintf(&b, " %d", e.Request)
+	}
+	if e.Build != 0 {
+		fmt.Fprintf(&b, " build=%d", e.Build)
+	}
+	if e.Worker != "" {
+		b.WriteString(" " + e.Worker)
+	}
+	if e.Instance != "" {
+		b.WriteString(" " + string(e.Instance))
+	}
+	if e.Kind != "effect" {
+		fmt.Fprintf(&b, ": %s -> %s", e.From, e.To)
+	}
+	if e.Cause != "" {
+		b.WriteString(" (" + e.Cause + ")")
+	}
+	return b.String()
+}
+
+// disk is what a store would hold.
+type disk struct {
+	sv        core.Saved
+	requests  map[model.RequestID]core.Request
+	builds    map[model.BuildID]core.Build
+	workers   map[string]core.WorkerState
+	instances map[model.InstanceKey]core.Instance
+	schedules map[string]time.Time
+}
+
+func newDisk(owner string) *disk {
+	return &disk{sv: core.Saved{Owner: owner}, requests: map[model.RequestID]core.Request{}, builds: map[model.BuildID]core.Build{},
+		workers: map[string]core.WorkerState{}, instances: map[model.InstanceKey]core.Instance{}, schedules: map[string]time.Time{}}
+}
+
+func (d *disk) write(dl core.Delta) {
+	for _, r := range dl.Requests {
+		d.requests[r.ID] = r
+	}
+	for _, b := range dl.Builds {
+		d.builds[b.ID] = b
+	}
+	for _, w := range dl.Workers {
+		d.workers[w.Name] = w
+	}
+	for _, in := range dl.Instances {
+		d.instances[in.Key] = in
+	}
+	for _, sc := range dl.Schedules {
+		d.schedules[sc.Name] = sc.Last
+	}
+	d.sv.NextBuild, d.sv.NextOp = dl.NextBuild, dl.NextOp
+}
+
+func (d *disk) saved() core.Saved {
+	sv := d.sv
+	for _, k := range keys(d.schedules) {
+		sv.Schedules = append(sv.Schedules, core.ScheduleState{Name: k, Last: d.schedules[k]})
+	}
+	for _, k := range keys(d.requests) {
+		if r := d.requests[k]; r.State != model.RequestDone {
+			sv.Requests = append(sv.Requests, r)
+		}
+	}
+	for _, k := range keys(d.builds) {
+		if b := d.builds[k]; b.Phase != model.BuildDone {
+			sv.Builds = append(sv.Builds, b)
+		}
+	}
+	for _, k := range keys(d.workers) {
+		sv.Workers = append(sv.Workers, d.workers[k])
+	}
+	for _, k := range keys(d.instances) {
+		if in := d.instances[k]; in.GoneAt.IsZero() {
+			sv.Instances = append(sv.Instances, in)
+		}
+	}
+	return sv
+}
+
+func keys[K ~int64 | ~string, V any](m map[K]V) []K {
+	var out []K
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,90 @@
+package core
+
+import (
+	"time"
+
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+// Snapshot is an immutable copy of what is live: all that metrics, web, api and plan ever read. History is read from the store.
+type Snapshot struct {
+	Time       time.Time
+	Generation model.Generation
+	Stopping   bool
+	Workers    []WorkerView   // in the order of the configuration, retired ones last
+	Builders   []BuilderView  // in the order of the configuration
+	Requests   []Request      // waiting and claimed, best first
+	Builds     []Build        // preparing and running
+	Instances  []InstanceView // not gone
+	Providers  []ProviderView
+	Locks      []LockView
+	Timers     []TimerView // every deadline that is armed
+}
+
+// WorkerView is one worker as people see it.
+type WorkerView struct {
+	Worker       Worker
+	State        string // latent.State's name; for a standard worker "attached" or "detached"
+	Attached     bool
+	Session      model.SessionID
+	Instance     model.InstanceKey
+	Builds       []model.BuildID
+	Tries        int
+	BackoffUntil time.Time
+	LastError    string
+	Paused       string
+	Retired      bool
+}
+
+// BuilderView is one builder and its queue.
+type BuilderView struct {
+	Name    string
+	Waiting int
+	Running int
+	Oldest  time.Time // SubmittedAt of the oldest waiting request; zero if none
+}
+
+// InstanceView is one instance that is not gone.
+type InstanceView struct {
+	Instance Instance
+	State    model.InstanceState
+	Builds   int
+	Op       string // "create", "check", "destroy", or "" when no call is in flight
+}
+
+// ProviderView is one provider.
+type ProviderView struct {
+	Name        string
+	LastListAt  time.Time
+	LastListErr string
+	Orphans     int // instances with our tag that no record knows
+}
+
+// LockView is one lock, for one worker if it is per worker.
+type LockView struct {
+	Name    string
+	Worker  string
+	Max     int
+	Holders []model.BuildID
+}
+
+// TimerView is one armed deadline.
+type TimerView struct {
+	Name string
+	At   time.Time
+}
+
+// Explanation says why a request waits.
+type Explanation struct {
+	Request    Request
+	Ahead      int // waiting requests of the same pool of workers that come first
+	Text       string
+	Candidates []Candidate
+}
+
+// Candidate is one worker that could serve a request, and what stands in the way.
+type Candidate struct {
+	Worker string
+	State  string
+	Blocks []string // empty: nothing, it is next
+}

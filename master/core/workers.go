@@ -1,0 +1,438 @@
+package core
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/rouse-ci/rouse/master/core/latent"
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+var noTime time.Time
+
+// reconcile lets a worker take its next action.
+func (s *State) reconcile(w *worker) {
+	if !w.cfg.Latent() && w.facts.Instance == nil {
+		s.reconcileStandard(w)
+		return
+	}
+	for {
+		d := w.facts.Next(s.now, s.policyOf(w))
+		switch d.Action {
+		case latent.Doom:
+			s.doom(w, d.Why, d.Fault)
+			continue
+		case latent.DoCreate:
+			s.create(w)
+		case latent.DoCheck:
+			s.call(w, latent.Check, "CheckInstance")
+		case latent.DoDestroy:
+			s.call(w, latent.Destroy, "DestroyInstance")
+		}
+		if d.Action != latent.Wait {
+			continue // asks for the wake-up time, now that a call is in flight
+		}
+		s.arm(workerTimer+w.cfg.Name, d.Wake)
+		break
+	}
+	s.showState(w)
+}
+
+// showState writes the derived state into the journal when it has changed.
+func (s *State) showState(w *worker) {
+	if st := w.facts.State(); st != w.lastState {
+		e := Entry{Kind: "worker", Worker: w.cfg.Name, From: w.lastState.String(), To: st.String()}
+		if in := w.facts.Instance; in != nil {
+			e.Instance, e.Cause = in.Key, in.Reason
+		}
+		s.entry(e)
+		w.lastState = st
+	}
+}
+
+// reconcileStandard watches a worker that somebody else starts.
+func (s *State) reconcileStandard(w *worker) {
+	if w.facts.Session != 0 {
+		if w.facts.Retired && len(w.builds) == 0 {
+			s.hangup(w, w.facts.Session, "the worker is no longer configured", false)
+			w.facts.Session, w.agent = 0, ""
+		}
+		s.arm(workerTimer+w.cfg.Name, noTime)
+		return
+	}
+	var wake time.Time
+	if len(w.builds) > 0 && !w.lostAt.IsZero() {
+		if at := w.lostAt.Add(ResumeGrace); s.now.Before(at) {
+			wake = at
+		} else {
+			s.giveUp(w, "the worker was lost and did not come back within "+ResumeGrace.String())
+		}
+	}
+	if m := w.cfg.MissingTimeout; m > 0 && !w.told && !w.facts.Retired {
+		if at := w.st.SeenAt.Add(m); s.now.Before(at) {
+			if wake.IsZero() || at.Before(wake) {
+				wake = at
+			}
+		} else {
+			w.told = true
+			s.notify(NoticeMissing, w, "the worker has been away for "+m.String()+" (missing_timeout)")
+		}
+	}
+	s.arm(workerTimer+w.cfg.Name, wake)
+}
+
+func (s *State) notify(kind string, w *worker, text string) {
+	s.ordered("Notify", Entry{Worker: w.cfg.Name, Cause: text})
+	s.effect(Notify{Kind: kind, Worker: w.cfg.Name, Text: text})
+}
+
+// giveUp ends all builds of a worker for a retry: at once those without a runner, by order the others.
+func (s *State) giveUp(w *worker, why string) {
+	for _, b := range append([]*Build(nil), w.builds...) {
+		s.stopBuild(b, verdict{result: model.Retry, text: why})
+	}
+}
+
+// create stores the intent and asks for the instance: a new one, or once more the one whose creation is not certain.
+func (s *State) create(w *worker) {
+	in := w.facts.Instance
+	if in == nil {
+		w.st.Generation++
+		key := model.InstanceKey(s.owner + "-" + w.cfg.Name + "-" + strconv.Itoa(w.st.Generation))
+		in = &latent.Instance{Key: key, Worker: w.cfg.Name, Provider: w.cfg.Provider, Spec: w.cfg.Spec, Price: w.cfg.Price, AskedAt: s.now}
+		w.facts.Instance, w.facts.Outdated, w.facts.NotBefore, w.facts.Missed, w.facts.Repeats = in, false, noTime, false, 0
+		s.instances[key] = w
+		for _, b := range w.builds {
+			b.Instance = key
+			s.dirtyBuild(b)
+		}
+	}
+	w.facts.Certain = false
+	in.UnresolvedAt = noTime
+	s.call(w, latent.Create, "CreateInstance")
+}
+
+func (s *State) call(w *worker, kind latent.OpKind, what string) {
+	in := w.facts.Instance
+	op := s.newOp(opRef{kind: kind, worker: w, key: in.Key})
+	w.facts.Op, w.facts.OpKind = op, kind
+	s.dirtyWorker(w)
+	if kind != latent.Check { // checks change nothing and would only fill the journal
+		s.ordered(what, Entry{Worker: w.cfg.Name, Instance: in.Key, Op: op})
+	}
+	switch kind {
+	case latent.Create:
+		s.effect(CreateInstance{Op: op, Provider: in.Provider, Worker: w.cfg.Name, Key: in.Key})
+	case latent.Check:
+		s.effect(CheckInstance{Op: op, Provider: in.Provider, Key: in.Key})
+	case latent.Destroy:
+		s.effect(DestroyInstance{Op: op, Provider: in.Provider, Key: in.Key})
+	}
+}
+
+func (s *State) opDone(ev OpDone) {
+	ref, ok := s.ops[ev.Op]
+	if !ok {
+		return
+	}
+	delete(s.ops, ev.Op)
+	if ref.worker == nil {
+		s.orphanDone(ref, ev)
+		return
+	}
+	w := ref.worker
+	in := w.facts.Instance
+	w.facts.Op, w.facts.OpKind = 0, latent.NoOp
+	s.touch(w)
+	if in == nil || in.Key != ref.key {
+		return
+	}
+	s.dirtyWorker(w)
+	if ev.Result.ProviderID != "" {
+		in.ProviderID = ev.Result.ProviderID
+	}
+	switch ref.kind {
+	case latent.Create:
+		s.created(w, in, ev.Result)
+	case latent.Check:
+		s.checked(w, in, ev.Result)
+	case latent.Destroy:
+		s.destroyed(w, in, ev.Result)
+		return
+	}
+	if w.facts.Instance == in && in.Doomed {
+		w.facts.NotBefore = noTime // doomed while the call was in flight: destroy now
+	}
+}
+
+func (s *State) created(w *worker, in *latent.Instance, r OpResult) {
+	in.UnresolvedAt = s.now
+	switch r.Class {
+	case OpOK:
+		in.Resolved, w.facts.Certain, w.facts.Missed, w.facts.Repeats = true, true, false, 0
+		w.facts.NotBefore = s.now.Add(s.checkInterval(w))
+		s.sighted(w, in, r)
+	case OpUnknown, OpNotFound:
+		w.facts.Certain, w.facts.NotBefore = false, s.now
+		s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, To: "unresolved", Cause: r.Detail})
+	default: // certainly not made
+		if in.Resolved || !in.BootedAt.IsZero() {
+			w.facts.Certain, w.facts.NotBefore = false, s.now // an earlier create of the same key went through
+			return
+		}
+		why := "could not create an instance (" + r.Class.String() + "): " + r.Detail
+		ordered := in.Doomed
+		switch {
+		case w.facts.Repeats == 0:
+			s.vanish(w, why)
+			if !ordered {
+				s.fail(w, why)
+			}
+		case !ordered: // the call that was repeated may still take effect: no is the answer to this one only
+			s.doom(w, why, true)
+		}
+	}
+}
+
+func (s *State) checkInterval(w *worker) time.Duration {
+	return max(s.policyOf(w).CheckInterval, time.Second)
+}
+
+// sighted takes in what a provider says of an instance that it has.
+func (s *State) sighted(w *worker, in *latent.Instance, r OpResult) {
+	in.Resolved = true
+	switch r.State {
+	case SightRunning:
+		if in.BootedAt.IsZero() {
+			in.BootedAt = s.now
+			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "requested", To: "booting"})
+		}
+	case SightGone, SightFailed, SightStopping:
+		if in.BootedAt.IsZero() {
+			in.BootedAt = s.now
+		}
+		if !in.Doomed && w.facts.Session == 0 {
+			s.doom(w, "the instance ended by itself: "+r.Detail, true)
+		}
+	}
+}
+
+func (s *State) checked(w *worker, in *latent.Instance, r OpResult) {
+	w.facts.NotBefore = s.now.Add(s.checkInterval(w))
+	switch r.Class {
+	case OpOK:
+		w.facts.Certain, w.facts.Missed = true, false
+		s.sighted(w, in, r)
+	case OpNotFound:
+		w.facts.Missed = true
+		switch p := s.policyOf(w); {
+		case w.facts.Session != 0: // its agent speaks to us: the provider is wrong
+		case in.Resolved && in.Proven(s.now, p):
+			ordered := in.Doomed
+			s.vanish(w, "the provider has it no more")
+			if !ordered {
+				s.fail(w, "the instance vanished before its agent attached or came back")
+			}
+		case !in.Resolved && !w.facts.Frozen: // not made yet: make it, under the same key; at once the first time
+			if w.facts.Repeats == 0 {
+				w.facts.NotBefore = s.now
+			} else {
+				w.facts.NotBefore = s.now.Add(latent.Backoff(time.Second, time.Minute, w.facts.Repeats-1))
+			}
+			w.facts.Repeats++
+		case in.UnresolvedAt.IsZero():
+			in.UnresolvedAt = s.now
+		}
+	}
+}
+
+func (s *State) destroyed(w *worker, in *latent.Instance, r OpResult) {
+	p := s.policyOf(w)
+	w.facts.NotBefore = s.now.Add(latent.DestroyPause(p, in.DestroyTries))
+	in.DestroyTries++
+	if r.Class != OpNotFound {
+		if r.Class != OpOK {
+			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "doomed", To: "doomed", Cause: "destroy failed: " + r.Detail})
+		}
+		return
+	}
+	if in.Proven(s.now, p) {
+		s.vanish(w, in.Reason)
+		return
+	}
+	if at := in.UnresolvedAt.Add(p.Settle); !in.UnresolvedAt.IsZero() && at.Before(w.facts.NotBefore) {
+		w.facts.NotBefore = at
+	}
+}
+
+// vanish records that an instance is proven absent. Only here does its capacity come back.
+func (s *State) vanish(w *worker, why string) {
+	in := w.facts.Instance
+	from := "booting"
+	switch {
+	case in.Doomed:
+		from = "doomed"
+	case in.BootedAt.IsZero():
+		from = "requested"
+	}
+	in.GoneAt = s.now
+	if in.Reason == "" {
+		in.Reason = why
+	}
+	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: from, To: "gone", Cause: why})
+	s.gone = append(s.gone, *in)
+	delete(s.instances, in.Key)
+	w.facts.Instance, w.facts.Certain, w.facts.Missed, w.facts.Outdated = nil, true, false, false
+	s.dirtyWorker(w)
+	s.freed(w)
+}
+
+// doom decides the end of an instance. It is never undone.
+func (s *State) doom(w *worker, why string, fault bool) {
+	in := w.facts.Instance
+	in.Doomed, in.DoomedAt, in.Reason = true, s.now, why
+	w.facts.NotBefore = noTime
+	s.dirtyWorker(w)
+	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, To: "doomed", Cause: why})
+	if w.facts.Session != 0 {
+		s.hangup(w, w.facts.Session, "the instance ends: "+why, true)
+		w.facts.Session, w.agent = 0, ""
+	}
+	if fault {
+		s.fail(w, why)
+		if in.AttachedAt.IsZero() {
+			s.notify(NoticeMissing, w, why)
+		}
+	} else {
+		for _, b := range append([]*Build(nil), w.builds...) {
+			s.endByOrder(b, why)
+		}
+	}
+	s.touch(w)
+}
+
+// endByOrder ends a build because its instance ends by order: the build is retried and not blamed.
+func (s *State) endByOrder(b *Build, why string) {
+	s.stopBuild(b, verdict{result: model.Retry, text: why, free: true})
+}
+
+// fail counts a failure against the worker, lets it back off, and gives its builds back to the queue.
+func (s *State) fail(w *worker, why string) {
+	w.facts.Tries++
+	w.facts.BackoffUntil = s.now.Add(latent.Backoff(FirstBackoff, MaxBackoff, w.facts.Tries-1))
+	w.st.LastError = why
+	s.dirtyWorker(w)
+	s.entry(Entry{Kind: "worker", Worker: w.cfg.Name, To: "backoff", Cause: why})
+	if w.facts.Tries == NoticeTries {
+		s.notify(NoticeBackoff, w, strconv.Itoa(w.facts.Tries)+" failures in a row; the last: "+why)
+	}
+	s.giveUp(w, why)
+	s.touch(w)
+}
+
+// attached decides whether an agent may have the name that it asks for.
+func (s *State) attached(ev Attached) {
+	w := s.workers[ev.Worker]
+	if w == nil || w.facts.Retired && len(w.builds) == 0 { // a busy one goes on until its builds have ended
+		s.refuse(ev, "no worker of this name is configured")
+		return
+	}
+	agent := ev.Agent
+	if agent == "" {
+		agent = "password"
+	}
+	if why := s.mayAttach(w, ev, agent); why != "" {
+		s.refuse(ev, why)
+		return
+	}
+	if old := w.facts.Session; old != 0 {
+		s.hangup(w, old, "the same agent has a newer connection", false)
+	}
+	w.facts.Session, w.agent, w.resumable, w.lostAt, w.told = ev.Session, agent, ev.Resumable, noTime, false
+	if len(w.builds) == 0 {
+		w.facts.IdleSince = s.now
+	}
+	e := Entry{Kind: "worker", Worker: w.cfg.Name, To: "attached"}
+	if in := w.facts.Instance; in != nil {
+		e.Instance = in.Key
+		in.Resolved, in.Agent, in.LostAt, w.facts.Certain, w.facts.Missed = true, agent, noTime, true, false
+		if in.BootedAt.IsZero() {
+			in.BootedAt = s.now
+		}
+		if in.AttachedAt.IsZero() {
+			in.AttachedAt = s.now
+		}
+	} else {
+		w.st.SeenAt = s.now
+	}
+	s.dirtyWorker(w)
+	s.entry(e)
+	s.effect(Admit{Worker: w.cfg.Name, Session: ev.Session})
+
+	for _, b := range append([]*Build(nil), w.builds...) {
+		switch {
+		case b.Phase == model.BuildPreparing:
+			s.startBuild(w, b, false)
+		case b.live: // its runner waits for this very agent
+		case !ev.Resumable:
+			s.stopBuild(b, verdict{result: model.Retry, text: "the worker's connection was lost and its commands do not survive that"})
+		default:
+			s.startBuild(w, b, true)
+			if b.Cancelling != "" {
+				s.stopBuild(b, verdict{result: model.Cancelled, text: b.Cancelling})
+			}
+		}
+	}
+	s.freed(w)
+}
+
+// mayAttach says why not, or "". A name is held by one agent at a time, and an instance's token is good for the first agent that used it.
+func (s *State) mayAttach(w *worker, ev Attached, agent string) string {
+	in := w.facts.Instance
+	if w.cfg.Latent() || in != nil {
+		switch {
+		case in == nil:
+			return "no instance of this worker is expected"
+		case in.Doomed:
+			return "the instance is about to end"
+		case ev.Instance != "" && ev.Instance != in.Key:
+			return "a stale instance: the worker has a newer one"
+		case in.Agent != "" && in.Agent != agent:
+			return "another agent has used this instance's token"
+		}
+	} else if ev.Instance != "" {
+		return "this worker has no instances"
+	}
+	if w.facts.Session != 0 && (w.agent != agent || agent == "password") {
+		return "another agent is attached under this name"
+	}
+	return ""
+}
+
+func (s *State) refuse(ev Attached, why string) {
+	s.entry(Entry{Kind: "worker", Worker: ev.Worker, Instance: ev.Instance, To: "refused", Cause: why})
+	s.effect(Hangup{Worker: ev.Worker, Session: ev.Session, Reason: why})
+}
+
+func (s *State) hangup(w *worker, session model.SessionID, why string, end bool) {
+	s.ordered("Hangup", Entry{Worker: w.cfg.Name, Cause: why})
+	s.effect(Hangup{Worker: w.cfg.Name, Session: session, Reason: why, End: end})
+}
+
+func (s *State) detached(ev Detached) {
+	w := s.workers[ev.Worker]
+	if w == nil || w.facts.Session != ev.Session {
+		return // refused, replaced or hung up: the worker has moved on
+	}
+	w.facts.Session, w.lostAt = 0, s.now
+	e := Entry{Kind: "worker", Worker: w.cfg.Name, To: "detached"}
+	if in := w.facts.Instance; in != nil {
+		in.LostAt, e.Instance = s.now, in.Key
+		w.facts.Certain, w.facts.NotBefore = false, s.now // look whether it is still there
+	} else {
+		w.st.SeenAt = s.now
+	}
+	s.dirtyWorker(w)
+	s.entry(e)
+	s.touch(w)
+}

@@ -1,0 +1,173 @@
+package master
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/session"
+	"github.com/rouse-ci/rouse/master/store/sqlite"
+	"github.com/rouse-ci/rouse/providers"
+)
+
+const (
+	keyName         = "token.key"
+	keySize         = 32
+	takeoverTimeout = 90 * time.Second
+	secretLife      = 30 * time.Second // how long a worker's password is remembered after it was read
+	secretTimeout   = 10 * time.Second
+)
+
+// openStore opens the state. With Takeover a master that holds it is asked to end (it keeps instances and builds, unless its configuration says
+// otherwise), and waited for.
+func (m *master) openStore(ctx context.Context) (*sqlite.Store, error) {
+	deadline := time.Now().Add(takeoverTimeout)
+	asked := 0
+	for {
+		st, err := sqlite.Open(ctx, m.o.StateDir, sqlite.Options{Log: m.log})
+		var held *sqlite.LockedError
+		if !errors.As(err, &held) || !m.o.Takeover || held.PID <= 0 || time.Now().After(deadline) {
+			return st, err
+		}
+		if asked != held.PID {
+			m.log.Info("master: taking over: asking the one that holds the state to end", "pid", held.PID)
+			if err := syscall.Kill(held.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return nil, fmt.Errorf("take over from process %d: %w", held.PID, err)
+			}
+			asked = held.PID
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// tokenKey reads the key that instances' tokens are derived from, and makes it the first time.
+func tokenKey(dir string) ([]byte, error) {
+	path := filepath.Join(dir, keyName)
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == keySize {
+		return key, nil
+	}
+	if err == nil {
+		return nil, fmt.Errorf("%s has %d bytes instead of %d: restore it from a copy; without it the agents of running instances cannot attach", path, len(key), keySize)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the token key: %w", err)
+	}
+	key = make([]byte, keySize)
+	_, _ = rand.Read(key) // never fails
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make the token key: %w", err)
+	}
+	_, err = f.Write(key)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncDir(dir) // instances are made with it at once: it must not be gone after a loss of power
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the token key: %w", err)
+	}
+	return key, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// workerOf reads the worker's name from a key of ours: "<owner>-<worker>-<n>". Whether the instance is live is for the core to say.
+func (m *master) workerOf(inst model.InstanceKey) (string, bool) {
+	rest, ours := strings.CutPrefix(string(inst), m.owner+"-")
+	i := strings.LastIndexByte(rest, '-')
+	if !ours || i <= 0 {
+		return "", false
+	}
+	return rest[:i], true
+}
+
+// describe says how an instance of a worker is made.
+func (m *master) describe(worker string, key model.InstanceKey) (any, providers.Agent, error) {
+	w := m.current.Load().workers[worker]
+	if w == nil {
+		return nil, providers.Agent{}, fmt.Errorf("worker %s is not in the configuration any more", worker)
+	}
+	return w.Instance, providers.Agent{Master: m.url, Name: worker, Token: session.Token(m.key, key), Orphan: w.OrphanTimeout}, nil
+}
+
+func (m *master) keepalive(worker string) time.Duration {
+	if w := m.current.Load().workers[worker]; w != nil {
+		return w.KeepaliveInterval
+	}
+	return 0
+}
+
+// password reads a worker's password. It is not kept longer than secretLife, so that one that has changed is found.
+func (m *master) password(worker string) (providers.Secret, bool) {
+	w := m.current.Load().workers[worker]
+	if w == nil || w.Password == nil {
+		return "", false
+	}
+	v, err := m.secrets.read(*w.Password)
+	if err != nil {
+		m.log.Warn("master: cannot read a worker's password", "worker", worker, "secret", w.Password.Name, "err", err)
+		return "", false
+	}
+	return v, true
+}
+
+// secretCache keeps whoever tries passwords from running a secret's command each time.
+type secretCache struct {
+	mu sync.Mutex
+	m  map[string]*cachedSecret
+}
+
+// cachedSecret is one secret. Its lock is held while it is read, which may take long: only those wait who want the same one.
+type cachedSecret struct {
+	mu    sync.Mutex
+	value providers.Secret
+	err   error
+	until time.Time
+}
+
+func (c *secretCache) read(s hcl.Secret) (providers.Secret, error) {
+	c.mu.Lock()
+	v := c.m[s.Name]
+	if v == nil {
+		if c.m == nil {
+			c.m = map[string]*cachedSecret{}
+		}
+		v = &cachedSecret{}
+		c.m[s.Name] = v
+	}
+	c.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if time.Now().Before(v.until) {
+		return v.value, v.err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), secretTimeout)
+	defer cancel()
+	b, err := s.Read(ctx)
+	v.value, v.err, v.until = providers.Secret(b), err, time.Now().Add(secretLife)
+	return v.value, v.err
+}

@@ -1,0 +1,366 @@
+// Package master puts the parts together and runs them: store, logs, sessions, providers, engine, API. It is composition only: whatever
+// decides something is in the core, whatever does something is in the part that it wires. DESIGN.md beside it follows one build request through all of them.
+package master
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	hcl2 "github.com/hashicorp/hcl/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/build"
+	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/engine"
+	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/notify"
+	"github.com/rouse-ci/rouse/master/session"
+	"github.com/rouse-ci/rouse/master/steplog"
+	"github.com/rouse-ci/rouse/master/store"
+	"github.com/rouse-ci/rouse/master/store/sqlite"
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// Options say what to run. ConfigDir, StateDir and Kinds are needed.
+type Options struct {
+	ConfigDir string
+	StateDir  string
+	Hcl       hcl.Options // kinds, variables
+	Log       *slog.Logger
+	Version   string
+	Takeover  bool                                 // ask a master that holds the state to end, and wait for it
+	Report    func(*hcl.Config, hcl2.Diagnostics)  // shows what is wrong with a configuration; may be nil
+	Serving   func(worker net.Addr, socket string) // called once everything is up; may be nil
+	Reload    <-chan os.Signal                     // each value makes the configuration be read again; may be nil
+	Meter     Meter                                // measures; may be zero
+}
+
+// Meter is how the master is measured. It is made by whoever knows what to measure with.
+type Meter struct {
+	Observe engine.Observe
+	Handler http.Handler // serves /metrics
+	Watch   func(snapshot func() *core.Snapshot, records Records)
+	Applied func(gen model.Generation, err error) // a configuration was put into force, or refused
+}
+
+// Records is what a Meter may read of the past.
+type Records interface {
+	Instances(ctx context.Context, worker string, limit int) ([]model.Instance, error)
+}
+
+// SocketName is the local API's socket in the state directory.
+const SocketName = "rouse.sock"
+
+// master is what the parts share.
+type master struct {
+	o       Options
+	log     *slog.Logger
+	store   *sqlite.Store
+	logs    *steplog.Dir
+	hub     *session.Hub
+	engine  *engine.Engine
+	catalog *build.Catalog
+	notices *notify.Notifier
+	owner   string
+	key     []byte            // of instances' tokens
+	url     string            // how agents reach the worker port
+	kinds   map[string]string // of the providers that were opened, by their names
+	current atomic.Pointer[applied]
+	secrets secretCache
+}
+
+// applied is a configuration in force.
+type applied struct {
+	gen     int64
+	cfg     *hcl.Config
+	api     *api.Catalog
+	tokens  []api.Token
+	workers map[string]*hcl.Worker
+	limits  map[string]providers.Limits
+}
+
+// Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).
+func Run(ctx context.Context, o Options) (err error) {
+	m := &master{o: o, log: o.Log}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	var undo cleanup
+	defer func() { err = errors.Join(err, undo.run()) }()
+
+	if m.store, err = m.openStore(ctx); err != nil {
+		return err
+	}
+	undo.add(m.store.Close)
+	saved, meta, err := m.store.Load(ctx)
+	if err != nil {
+		return err
+	}
+	m.owner, saved.Schedules = saved.Owner, engine.Schedules(meta)
+	if m.key, err = tokenKey(o.StateDir); err != nil {
+		return err
+	}
+	first, err := m.firstConfig(ctx, saved.Instances)
+	if err != nil {
+		return err
+	}
+
+	if m.logs, err = steplog.Open(filepath.Join(o.StateDir, "logs"), steplog.Options{Log: m.log}); err != nil {
+		return err
+	}
+	undo.add(m.logs.Close)
+	blocks := append(m.outlived(ctx, first, saved.Instances), first.cfg.Providers...)
+	set, limits, err := m.openProviders(ctx, blocks, nil)
+	if err != nil {
+		return err
+	}
+	m.kinds = kindsOf(blocks)
+	m.hub = session.New(session.Options{Log: m.log, Keepalive: m.keepalive, Detach: engine.ErrDetach, Notice: m.notice,
+		Deliver: func(ev core.Event) { m.engine.Deliver(ev) },
+		Auth:    session.Accounts{Key: m.key, Password: m.password, Worker: m.workerOf}})
+	m.catalog = build.NewCatalog(m.loadGeneration)
+	runner := build.New(build.Config{Commands: m.hub, Logs: build.StepLogs(m.logs, m.log), Records: m.store, Loop: lazyLoop{m},
+		Definitions: m.catalog, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
+	m.notices = notify.New(notify.Options{Targets: m.targets, Log: m.log})
+	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
+		Providers: set, Describe: m.describe, Due: m.due, Observe: o.Meter.Observe})
+	if err != nil {
+		return err
+	}
+	if o.Meter.Watch != nil {
+		o.Meter.Watch(m.snapshot, m.store)
+	}
+
+	worker, err := m.listen(first.cfg.Master)
+	if err != nil {
+		return err
+	}
+	undo.add(ignoreClosed(worker.Close))
+	m.url = masterURL(first.cfg.Master, worker.Addr())
+
+	return m.serve(ctx, first, limits, worker)
+}
+
+// serve runs all servers and loops until ctx ends, and then ends them in an order in which nothing is lost: first no new orders, then the
+// engine, then the connections, then the records.
+func (m *master) serve(ctx context.Context, first *loaded, limits map[string]providers.Limits, worker net.Listener) error {
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	g, running := errgroup.WithContext(running)
+	g.Go(func() error { return m.engine.Run(context.WithoutCancel(ctx)) })
+	if err := m.apply(running, first, nil, limits); err != nil {
+		cancel(err)
+		return errors.Join(err, m.engine.Stop(ctx, core.StopKeep), g.Wait())
+	}
+
+	hubServer := m.hub.Server()
+	hubServer.Handler = m.hub
+	g.Go(func() error { return unlessClosed(hubServer.Serve(worker)) })
+
+	server := api.New(api.Options{Engine: m.engine, Records: m.store, Logs: api.StepLogs(m.logs), Log: m.log, Version: m.o.Version,
+		Name: first.cfg.Master.Name, Metrics: m.o.Meter.Handler, Ready: m.engine.Health,
+		Catalog: func() *api.Catalog { return m.current.Load().api },
+		Tokens:  func() []api.Token { return m.current.Load().tokens }})
+	serving, stopServing := context.WithCancel(running)
+	defer stopServing()
+	listeners, err := m.apiListeners(first.cfg.Master)
+	if err != nil {
+		cancel(err)
+		return errors.Join(err, m.engine.Stop(ctx, core.StopKeep), hubServer.Close(), m.shutHub(), g.Wait())
+	}
+	for _, l := range listeners {
+		g.Go(func() error { return server.Serve(serving, l) })
+	}
+	g.Go(func() error { return m.keepHouse(serving) })
+	g.Go(func() error { return m.watchdog(serving) })
+	g.Go(func() error { return m.notices.Run(serving) })
+
+	m.log.Info("master: serving", "workers", worker.Addr().String(), "url", m.url, "api", m.socket(), "generation", m.current.Load().gen)
+	if m.o.Serving != nil {
+		m.o.Serving(worker.Addr(), m.socket())
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+
+	m.untilStopped(ctx, running)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	policy := stopPolicy(m.current.Load().cfg.Master.OnStop)
+	m.log.Info("master: stopping", "on_master_stop", policy.String())
+	stopCtx, stopCancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout(policy))
+	defer stopCancel()
+	if policy == core.StopKeep {
+		stopServing() // no new orders; with the other policies people may still watch and cancel
+	}
+	err = m.engine.Stop(stopCtx, policy)
+	stopServing()
+	closeErr := hubServer.Close()
+	hubErr := m.shutHub()
+	return errors.Join(err, closeErr, hubErr, g.Wait())
+}
+
+// untilStopped waits for the order to stop, and reads the configuration again when told to.
+func (m *master) untilStopped(ctx, running context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-running.Done():
+			return
+		case <-m.o.Reload:
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyReloading)
+			m.reload(running)
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+		}
+	}
+}
+
+// shutHub closes the agents' connections without a word to their commands.
+func (m *master) shutHub() error { return m.hub.Shutdown(true) }
+
+// stopTimeout bounds how long a stop may take: builds may run for hours, but somebody waits.
+func stopTimeout(p core.StopPolicy) time.Duration {
+	switch p {
+	case core.StopDrain:
+		return 24 * time.Hour
+	case core.StopTerminate:
+		return 10 * time.Minute
+	}
+	return time.Minute
+}
+
+func stopPolicy(s string) core.StopPolicy {
+	switch s {
+	case "drain":
+		return core.StopDrain
+	case "terminate":
+		return core.StopTerminate
+	}
+	return core.StopKeep
+}
+
+// listen opens the worker port.
+func (m *master) listen(c hcl.Master) (net.Listener, error) {
+	l, err := m.listenTCP(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.TLSCert == "" {
+		return l, nil
+	}
+	conf, err := tlsConfig(c)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return tls.NewListener(l, conf), nil
+}
+
+func tlsConfig(c hcl.Master) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("load the certificate (master.tls_cert, master.tls_key): %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// masterURL is how agents reach the worker port, unless the configuration says otherwise.
+func masterURL(c hcl.Master, addr net.Addr) string {
+	if c.URL != "" {
+		return c.URL
+	}
+	scheme := "ws://"
+	if c.TLSCert != "" {
+		scheme = "wss://"
+	}
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return scheme + addr.String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return scheme + net.JoinHostPort(host, port)
+}
+
+func (m *master) apiListeners(c hcl.Master) ([]net.Listener, error) {
+	local, err := api.ListenLocal(m.socket())
+	if err != nil || c.API == "" {
+		return []net.Listener{local}, err
+	}
+	var conf *tls.Config
+	if c.TLSCert != "" {
+		if conf, err = tlsConfig(c); err != nil {
+			return nil, errors.Join(err, local.Close())
+		}
+	}
+	l, err := api.ListenTCP(c.API, conf)
+	if err != nil {
+		return nil, errors.Join(err, local.Close())
+	}
+	return []net.Listener{local, l}, nil
+}
+
+// watchdog tells systemd that the loop still turns, if systemd wants to know.
+func (m *master) watchdog(ctx context.Context) error {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		return nil
+	}
+	tick := time.NewTicker(every / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := m.engine.Explain(ctx, 0); err == nil || errors.Is(err, store.ErrNotFound) { // the loop has answered
+				_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			}
+		}
+	}
+}
+
+func unlessClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func ignoreClosed(f func() error) func() error {
+	return func() error { return unlessClosed(f()) }
+}
+
+// cleanup undoes in reverse order.
+type cleanup []func() error
+
+func (c *cleanup) add(f func() error) { *c = append(*c, f) }
+func (c *cleanup) run() error {
+	var err error
+	for i := len(*c) - 1; i >= 0; i-- {
+		err = errors.Join(err, (*c)[i]())
+	}
+	return err
+}
+
+// snapshot is what is live now, or what was so last if the engine cannot say soon.
+func (m *master) snapshot() *core.Snapshot {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if sn, err := m.engine.Snapshot(ctx); err == nil {
+		return sn
+	}
+	return m.engine.Latest()
+}
+
+func (m *master) socket() string { return filepath.Join(m.o.StateDir, SocketName) }

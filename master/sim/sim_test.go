@@ -1,0 +1,71 @@
+package sim
+
+import (
+	"flag"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+var (
+	seeds = flag.Int("seeds", 200, "how many seeds TestSeeds runs")
+	first = flag.Uint64("first", 1, "the first seed")
+	trace = flag.Bool("trace", false, "print the trace of the first seed")
+)
+
+// TestSeeds runs many bad days, each twice. make sim SEEDS=10000 runs the long form.
+func TestSeeds(t *testing.T) {
+	t.Parallel()
+	var next atomic.Uint64
+	next.Store(*first)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var total Result
+	total.Faults = map[string]int{}
+	for range 2 {
+		wg.Go(func() {
+			for !t.Failed() {
+				seed := next.Add(1) - 1
+				if seed >= *first+uint64(*seeds) {
+					return
+				}
+				o := Options{Seed: seed}
+				if *trace && seed == *first {
+					o.Trace = os.Stderr
+				}
+				r, err := RunTwice(o)
+				mu.Lock()
+				total.add(r)
+				mu.Unlock()
+				if err != nil {
+					t.Errorf("%v\n  to see it: go test ./master/sim -run TestSeeds -args -first %d -seeds 1 -trace", err, seed)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d steps, %d requests, %d builds, %d instances, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Crashes, total.Faults)
+	if *seeds < 200 || t.Failed() {
+		return
+	}
+	for _, k := range faultKinds {
+		if total.Faults[k.name] == 0 {
+			t.Errorf("fault %s never happened: the plan does not reach it", k.name)
+		}
+	}
+	if total.Builds < 10**seeds {
+		t.Errorf("only %d builds in %d seeds: the days are too empty to show anything", total.Builds, *seeds)
+	}
+}
+
+func (r *Result) add(o Result) {
+	r.Steps += o.Steps
+	r.Requests += o.Requests
+	r.Builds += o.Builds
+	r.Instances += o.Instances
+	r.Crashes += o.Crashes
+	for k, n := range o.Faults {
+		r.Faults[k] += n
+	}
+}

@@ -1,0 +1,293 @@
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"hash"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+type (
+	key     = model.InstanceKey
+	reqID   = model.RequestID
+	buildID = model.BuildID
+	sesID   = model.SessionID
+	opID    = model.OpID
+)
+
+// world is everything outside the core.
+type world struct {
+	seed  uint64
+	rng   *rand.Rand
+	now   time.Time
+	queue events
+	seq   int
+	hours int
+	calm  bool // for the whole run
+	quiet bool // no faults from here on
+
+	rates  map[string]float64
+	faults map[string]int
+
+	// The master's process. epoch counts its lives: what a dead one had in flight is dropped.
+	core       *core.State
+	up         bool
+	epoch      int
+	crashes    int
+	steps      int
+	disk       *disk
+	cfg        core.Config // what people want
+	running    core.Config // what is applied
+	generation model.Generation
+	runners    map[buildID]*runner
+	creating   map[opID]key
+
+	// The outside.
+	vms       map[key]*vm
+	agents    map[string][]*agent // by worker
+	sessions  map[sesID]*session
+	admitted  map[string]*session
+	nextSes   sesID
+	nextAgent int
+	nextReq   reqID
+	made      int
+	pending   map[key]int // creates that are still to take effect
+
+	// What the oracles remember.
+	ended     map[reqID]int
+	ordered   map[key]bool   // somebody ordered its end
+	cancelled map[reqID]bool // somebody asked for that
+	jumps     []jump         // of the clock
+	ran       []time.Time    // when the scheduler's requests were stored
+	explained map[key]string // a fault broke the provider's promise for this instance: the sweep may have to act
+
+	out  io.Writer
+	hash hash.Hash64
+	line *strings.Builder
+}
+
+type jump struct {
+	at time.Time // after it
+	by time.Duration
+}
+
+type event struct {
+	at    time.Time
+	seq   int
+	epoch int // of the master that it belongs to; -1 = none
+	name  string
+	do    func()
+}
+
+type events []*event
+
+func (h events) Len() int { return len(h) }
+func (h events) Less(i, j int) bool {
+	return h[i].at.Before(h[j].at) || h[i].at.Equal(h[j].at) && h[i].seq < h[j].seq
+}
+func (h events) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *events) Push(x any)   { *h = append(*h, x.(*event)) }
+func (h *events) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return e
+}
+
+// after schedules something that happens whether the master lives or not.
+func (w *world) after(d time.Duration, name string, do func()) {
+	w.schedule(w.now.Add(d), -1, name, do)
+}
+
+// inMaster schedules something that dies with the master's process.
+func (w *world) inMaster(d time.Duration, name string, do func()) {
+	w.schedule(w.now.Add(d), w.epoch, name, do)
+}
+
+func (w *world) schedule(at time.Time, epoch int, name string, do func()) {
+	w.seq++
+	heap.Push(&w.queue, &event{at: at, seq: w.seq, epoch: epoch, name: name, do: do})
+}
+
+// runUntil lets the world go on until a time.
+func (w *world) runUntil(end time.Time) {
+	for len(w.queue) > 0 && !w.queue[0].at.After(end) {
+		e := heap.Pop(&w.queue).(*event)
+		if e.at.After(w.now) {
+			w.now = e.at
+		}
+		if e.epoch >= 0 && e.epoch != w.epoch {
+			continue
+		}
+		w.trace("%s", e.name)
+		e.do()
+		if w.up && w.fault("clock-jump") {
+			w.clockJump()
+		}
+	}
+	if end.After(w.now) {
+		w.now = end
+	}
+}
+
+// clockJump moves the clock forward. Promises in terms of time, like the settle time of a create in flight, cannot be kept then.
+func (w *world) clockJump() {
+	for k := range w.pending {
+		w.explained[k] = "the clock jumped while its create was in flight"
+	}
+	for _, k := range w.creating {
+		w.explained[k] = "the clock jumped while its create was in flight"
+	}
+	d := w.between(time.Minute, 2*time.Hour)
+	w.now = w.now.Add(d)
+	w.jumps = append(w.jumps, jump{w.now, d})
+	w.trace("CLOCK JUMP")
+}
+
+func (w *world) run() {
+	w.pending, w.creating, w.runners = map[key]int{}, map[opID]key{}, map[buildID]*runner{}
+	w.running, w.generation = w.cfg, 1
+	w.start()
+	for _, wk := range w.cfg.Workers {
+		if !wk.Latent() {
+			w.bootStandard(wk.Name)
+		}
+	}
+	w.people()
+	w.runUntil(epoch.Add(time.Duration(w.hours) * time.Hour))
+
+	// The calm: faults stop, people go home, everything must come to its end by itself.
+	w.quiet = true
+	w.trace("CALM")
+	w.checkSchedules()
+	w.cfg.Schedulers = nil
+	w.apply(w.cfg)
+	for h := 0; h < 3 || h < 36 && w.waiting(); h++ {
+		w.runUntil(w.now.Add(time.Hour))
+	}
+	w.checkCalm()
+	w.deliver(core.Stopping{Policy: core.StopDrain})
+	w.runUntil(w.now.Add(time.Hour))
+	w.checkEnd()
+}
+
+func (w *world) start() {
+	w.up = true
+	w.core = core.Restore(w.disk.saved())
+	if w.epoch == 0 {
+		w.deliver(core.ConfigApplied{Config: w.running})
+	} else if w.chance(0.5) { // both orders must do
+		w.deliver(core.Restarted{})
+		w.deliver(core.ConfigApplied{Config: w.running})
+	} else {
+		w.deliver(core.ConfigApplied{Config: w.running})
+		w.deliver(core.Restarted{})
+	}
+}
+
+// crash kills the master's process, as kill -9 does: what is on disk stays, everything else is gone.
+func (w *world) crash() {
+	w.trace("CRASH")
+	w.crashes++
+	w.up = false
+	w.epoch++
+	w.runners, w.creating = map[buildID]*runner{}, map[opID]key{}
+	w.admitted = map[string]*session{}
+	for _, id := range sortedKeys(w.sessions) {
+		s := w.sessions[id]
+		delete(w.sessions, id)
+		if s.agent.session == s {
+			s.agent.session = nil
+			w.reconnect(s.agent, w.between(100*time.Millisecond, 20*time.Second))
+		}
+	}
+	w.after(w.between(time.Second, 5*time.Minute), "restart", w.start)
+}
+
+// deliver gives an event to the master, if it lives, and carries out what it answers. It reports whether the event was taken.
+func (w *world) deliver(ev core.Event) bool {
+	if !w.up {
+		return false
+	}
+	if c, ok := ev.(core.ConfigApplied); ok {
+		w.trace("EVENT ConfigApplied %d", c.Config.Generation)
+	} else {
+		w.trace("EVENT %T %+v", ev, ev)
+	}
+	w.steps++
+	b := w.core.Step(w.now, ev)
+	w.commit(b)
+	if err := w.core.Check(); err != nil {
+		w.fail("invariant", "after %T: %v", ev, err)
+	}
+	if w.fault("crash-before-effects") {
+		w.crash()
+		return true
+	}
+	epoch := w.epoch
+	for _, e := range b.Effects {
+		if w.effect(e); w.epoch != epoch {
+			return true
+		}
+	}
+	if w.fault("crash-after-effects") {
+		w.crash()
+	}
+	return true
+}
+
+// effect carries out one effect. Those that go to other goroutines happen a little later, in any order.
+func (w *world) effect(e core.Effect) {
+	if t, ok := e.(core.SetTimer); ok {
+		late := w.between(0, 100*time.Millisecond) // other events come in between
+		if w.fault("timer-late") {
+			late = w.between(0, time.Minute) // a busy machine, or one that slept
+		}
+		w.schedule(t.At.Add(late), w.epoch, "timer "+t.Timer.Name, func() { w.deliver(core.TimerFired{Timer: t.Timer}) })
+		return
+	}
+	w.trace("EFFECT %T %+v", e, e)
+	soon := w.between(0, 50*time.Millisecond)
+	switch e := e.(type) {
+	case core.CreateInstance:
+		w.checkCreate(e)
+		w.creating[e.Op] = e.Key
+		w.inMaster(soon, "create "+string(e.Key), func() { w.create(e) })
+	case core.DestroyInstance:
+		w.checkDestroy(e)
+		w.inMaster(soon, "destroy "+string(e.Key), func() { w.destroy(e) })
+	case core.CheckInstance:
+		w.inMaster(soon, "check "+string(e.Key), func() { w.check(e) })
+	case core.ListInstances:
+		w.inMaster(soon, "list "+e.Provider, func() { w.list(e) })
+	case core.Admit:
+		w.admit(e)
+	case core.Hangup:
+		w.hangup(e)
+	case core.StartBuild:
+		w.inMaster(soon, fmt.Sprintf("start build %d", e.Build.ID), func() { w.startBuild(e) })
+	case core.StopBuild:
+		w.inMaster(soon+time.Millisecond*50, fmt.Sprintf("stop build %d", e.Build), func() { w.stopBuild(e) })
+	case core.Ended:
+		w.checkEnded(e)
+	case core.Due:
+		w.inMaster(soon, "due "+e.Scheduler, func() { w.due(e) })
+	case core.Notify:
+	}
+}
+
+func sortedKeys[K ~int64 | ~string, V any](m map[K]V) []K {
+	out := make([]K, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,209 @@
+// Package fake is a provider whose instances are entries in memory, with knobs for everything that can go wrong with a real one: errors before
+// and after the deed, calls that hang, stale and doubled lists, accepted destroys that are forgotten. Demonstrations and the engine's tests use it.
+//
+// Every fault is drawn from the seed, the kind of call, the key and the number of the call under that key: goroutines may run in any
+// order, and the same key meets the same faults. Its instances live as long as the Kind: they end with the process.
+// It knows nothing of the master.
+package fake
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// Options are hooks into a Kind. Hooks run on goroutines of their own.
+type Options struct {
+	// OnRunning is called when an instance comes to run. It may start an agent with the request's Agent.
+	OnRunning func(req providers.CreateRequest)
+
+	// OnStopped is called when an instance that came to run is gone. It comes after OnRunning has returned.
+	OnStopped func(key providers.Key)
+}
+
+// Kind is the provider kind "fake". All providers of one name that it opens share one world, as the processes of one account do.
+type Kind struct {
+	opts Options
+
+	mu     sync.Mutex
+	worlds map[string]*world
+}
+
+// New returns a Kind with no instances.
+func New(opts Options) *Kind { return &Kind{opts: opts, worlds: map[string]*world{}} }
+
+// Name implements providers.Kind.
+func (*Kind) Name() string { return "fake" }
+
+// Open implements providers.Kind.
+func (k *Kind) Open(_ context.Context, env providers.Env) (providers.Provider, providers.Limits, error) {
+	cfg, ok := env.Config.(Config)
+	if !ok {
+		return nil, providers.Limits{}, providers.Errorf(providers.BadConfig, "open", "the configuration is a %T, not one of fake's", env.Config)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := k.worlds[env.Name]
+	if w == nil {
+		w = &world{opts: k.opts, instances: map[providers.Key]*instance{}, calls: map[call]uint64{}}
+		k.worlds[env.Name] = w
+	}
+	log := env.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &provider{world: w, cfg: cfg, owner: env.Owner, log: log}, providers.Limits{
+		CreateTimeout:  30 * time.Second,
+		CallTimeout:    10 * time.Second,
+		Settle:         cfg.ListStale + 2*time.Second,
+		Concurrency:    16,
+		SweepInterval:  10 * time.Second,
+		CheckInterval:  time.Second,
+		DestroyBackoff: 200 * time.Millisecond,
+	}, nil
+}
+
+// Instances returns what really exists under a provider's name, whoever owns it and whatever its lists say.
+func (k *Kind) Instances(name string) []providers.Instance {
+	k.mu.Lock()
+	w := k.worlds[name]
+	k.mu.Unlock()
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.list(time.Now(), func(*instance) bool { return true })
+}
+
+// Fail makes an instance end by itself, as a machine does that crashes. It says whether there was one to fail.
+func (k *Kind) Fail(name string, key providers.Key, detail string) bool {
+	k.mu.Lock()
+	w := k.worlds[name]
+	k.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	in := w.instances[key]
+	if now := time.Now(); in == nil || in.state(now) > providers.Running {
+		return false
+	} else {
+		in.failed, in.detail = now, detail
+	}
+	w.stop(in)
+	return true
+}
+
+// world is what all handles share.
+type world struct {
+	opts Options
+
+	mu        sync.Mutex
+	instances map[providers.Key]*instance // also those that are gone: a key is never used again
+	calls     map[call]uint64             // how often each call was made under each key
+}
+
+type call struct {
+	op  string
+	key providers.Key
+}
+
+// instance is facts; its state at any moment is derived from them. It holds no token.
+type instance struct {
+	key       providers.Key
+	owner     providers.Owner
+	worker    string
+	created   time.Time
+	running   time.Time // when it will run; zero: never
+	failed    time.Time // when it ends by itself; zero: never
+	destroyed time.Time // when a destroy was accepted; zero: never
+	gone      time.Time // when that will be done
+	detail    string
+
+	boot *time.Timer // calls OnRunning
+	up   chan struct{}
+}
+
+func (in *instance) state(now time.Time) providers.State {
+	passed := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+	switch {
+	case passed(in.gone):
+		return providers.Gone
+	case passed(in.destroyed):
+		return providers.Stopping
+	case passed(in.failed):
+		return providers.Failed
+	case passed(in.running):
+		return providers.Running
+	default:
+		return providers.Pending
+	}
+}
+
+func (in *instance) shown(now time.Time) providers.Instance {
+	s := in.state(now)
+	detail := in.detail
+	if detail == "" {
+		detail = "fake machine"
+	}
+	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created}
+}
+
+// list returns what existed at a time, sorted. The caller holds mu.
+func (w *world) list(at time.Time, want func(*instance) bool) []providers.Instance {
+	var out []providers.Instance
+	for _, in := range w.instances {
+		if !at.Before(in.created) && in.state(at) != providers.Gone && want(in) {
+			out = append(out, in.shown(at))
+		}
+	}
+	slices.SortFunc(out, func(a, b providers.Instance) int { return strings.Compare(string(a.Key), string(b.Key)) })
+	return out
+}
+
+// start arranges for OnRunning. The caller holds mu.
+func (w *world) start(in *instance, req providers.CreateRequest, after time.Duration) {
+	if w.opts.OnRunning == nil {
+		return
+	}
+	up := make(chan struct{})
+	in.up = up
+	in.boot = time.AfterFunc(after, func() {
+		defer close(up)
+		w.opts.OnRunning(req)
+	})
+}
+
+// stop takes back what start arranged. The caller holds mu.
+func (w *world) stop(in *instance) {
+	if in.boot == nil {
+		return
+	}
+	ran, up, key := !in.boot.Stop(), in.up, in.key
+	in.boot = nil
+	if ran && w.opts.OnStopped != nil {
+		go func() {
+			<-up
+			w.opts.OnStopped(key)
+		}()
+	}
+}
+
+// forget drops everything about instances that are gone for a day, so that a long demonstration does not grow. The caller holds mu.
+func (w *world) forget(now time.Time) {
+	if len(w.instances) < 10_000 {
+		return
+	}
+	maps.DeleteFunc(w.instances, func(_ providers.Key, in *instance) bool {
+		return in.state(now) == providers.Gone && now.Sub(in.gone) > 24*time.Hour
+	})
+	maps.DeleteFunc(w.calls, func(c call, _ uint64) bool { return c.key != "" && w.instances[c.key] == nil })
+}
