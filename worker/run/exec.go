@@ -64,6 +64,7 @@ type execution struct {
 	tooOnce  sync.Once
 	reported bool // why it was killed has been said
 	steps    []step
+	rung     time.Time // when the ladder's current step is over
 	killed   bool
 }
 
@@ -312,18 +313,24 @@ func (x *execution) kill(why, reason string) {
 // climb sends the signal of the first step and returns its time.
 func (x *execution) climb() time.Duration {
 	_ = unix.Kill(-x.cmd.Process.Pid, x.steps[0].signal)
+	x.rung = time.Now().Add(x.steps[0].wait)
 	return x.steps[0].wait
 }
 
 // drain reads what is left in the pipes of a program that has ended. Descendants that hold them open are given leftDelay and then killed;
-// what has left the process group as well only loses its pipe. Time in which the sink takes nothing does not count.
+// what has left the process group as well only loses its pipe. Time in which the sink takes nothing does not count. A signal that may be
+// caught was sent to the whole group: then descendants have the rest of its step, even if the program itself has ended at once.
 func (x *execution) drain(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		x.readers.Wait()
 		close(done)
 	}()
-	if x.patience(done, ctx.Done(), leftDelay) {
+	hurry, left := ctx.Done(), leftDelay
+	if len(x.steps) > 0 && x.steps[0].signal != unix.SIGKILL {
+		hurry, left = nil, time.Until(x.rung)
+	}
+	if x.patience(done, hurry, left) {
 		closeAll(x.files)
 		return
 	}

@@ -220,7 +220,7 @@ func TestTheLadderIsForTheWholeProcessGroup(t *testing.T) {
 		cancel()
 	}()
 	doWith(t, ctx, r, Command{Name: "shell", Args: map[string]any{"sigtermTime": 10.0,
-		"command": "(trap 'echo child got TERM; exit' TERM; echo ready; while :; do sleep 0.05; done) & wait"}})
+		"command": "(trap 'sleep 0.3; echo child got TERM; exit' TERM; echo ready; while :; do sleep 0.05; done) & wait"}})
 	if got := r.text(proto.Stdout); !strings.Contains(got, "child got TERM") {
 		t.Errorf("got %q", got)
 	}

@@ -166,6 +166,10 @@ func TestMasterIsKilledOnAFullDisk(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the master does not come up")
 	}
+	w.until("the next master is ready", 30*time.Second, func() bool { // it may have met the full disk once more since it came up
+		code, _ := w.probe("/readyz")
+		return code == http.StatusOK
+	})
 	w.resumed(id)
 	w.clean()
 }
