@@ -83,7 +83,8 @@ type Secret struct {
 type Provider struct {
 	Name   string
 	Kind   string
-	Config any // from Kind.DecodeProvider
+	Config any                   // from Kind.DecodeProvider
+	Attrs  map[string]hcl2.Range // where the attributes of the block are, by dotted path
 	Range  hcl2.Range
 }
 
@@ -102,8 +103,10 @@ type Worker struct {
 	BuildWaitTimeout  time.Duration // default 10 min; 0 = ends after every build; negative = never
 	NotifyOnMissing   []string      // addresses
 	Locks             []Access
-	Price             float64       // per hour
-	OrphanTimeout     time.Duration // default 10 min: an agent without a master for this long ends its machine
+	Price             float64               // per hour; 0 = what the provider says, if it is a Pricer
+	Idle              string                // what becomes of an idle instance after build_wait_timeout: "terminate" (default), "stop", "hibernate"
+	OrphanTimeout     time.Duration         // default 10 min: an agent without a master for this long ends its machine
+	Attrs             map[string]hcl2.Range // where the attributes of the instance block are, by dotted path: "ami.owners"
 	Range             hcl2.Range
 }
 

@@ -65,7 +65,7 @@ func TestEveryBlockIsResolved(t *testing.T) {
 	c := loadText(t, string(src))
 	ignore := cmpopts.IgnoreFields
 	opts := cmp.Options{
-		ignore(Worker{}, "Spec", "Range"), ignore(Secret{}, "Range", "File"), ignore(Master{}, "Range"), ignore(Mail{}, "Range"), ignore(Webhook{}, "Range"), ignore(Builder{}, "Range", "Env", "Steps"),
+		ignore(Worker{}, "Spec", "Range", "Attrs"), ignore(Secret{}, "Range", "File"), ignore(Master{}, "Range"), ignore(Mail{}, "Range"), ignore(Webhook{}, "Range"), ignore(Builder{}, "Range", "Env", "Steps"),
 		ignore(Scheduler{}, "Range"), ignore(Lock{}, "Range"),
 	}
 	check := func(what string, got, want any) {
@@ -87,13 +87,16 @@ func TestEveryBlockIsResolved(t *testing.T) {
 	}
 	check("the second linux worker", c.Workers[1], Worker{
 		Name: "linux-2", Provider: "main", Instance: &testInstance{Image: "debian-1"}, MaxBuilds: 1, KeepaliveInterval: time.Hour,
-		MissingTimeout: 90 * time.Second, BuildWaitTimeout: -time.Second, OrphanTimeout: 10 * time.Minute, Price: 2,
+		MissingTimeout: 90 * time.Second, BuildWaitTimeout: -time.Second, OrphanTimeout: 10 * time.Minute, Price: 2, Idle: "terminate",
 		Properties: map[string]any{"index": 1.0, "os": "linux", "tags": []any{"a", 1.0, nil}},
 	})
 	check("the standard worker", c.Workers[3], Worker{
 		Name: "mac", Password: &Secret{Name: "worker_password"}, MissingTimeout: time.Hour, BuildWaitTimeout: 10 * time.Minute,
-		OrphanTimeout: 10 * time.Minute, NotifyOnMissing: []string{"ops@example.org"}, Locks: []Access{{"license", true}},
+		OrphanTimeout: 10 * time.Minute, Idle: "terminate", NotifyOnMissing: []string{"ops@example.org"}, Locks: []Access{{"license", true}},
 	})
+	if r := c.Workers[1].Attrs["image"]; r.Start.Line != 77 || r.Start.Column != 13 {
+		t.Errorf("the place of instance.image is %v", r)
+	}
 	check("builder", c.Builders[0], Builder{
 		Name: "unit", Description: "ROUSE's tests", Workers: []string{"linux-1", "linux-2", "linux-3", "mac"}, Locks: []Access{{"license", false}, {"disk", true}},
 		Collapse: true, MaxAttempts: 3, BuildDir: "unit", Properties: map[string]any{"level": 3.0},

@@ -6,7 +6,10 @@ import (
 	"time"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/rouse-ci/rouse/providers"
 )
 
 // providerBlocks lets each block be decoded by its kind. A provider's name is unique among all kinds: it is a label of metrics and a directory.
@@ -14,7 +17,7 @@ func (l *loader) providerBlocks(blocks hcl2.Blocks) {
 	for _, b := range blocks {
 		kind, name := b.Labels[0], b.Labels[1]
 		l.declare("provider", name, b, 1)
-		p := Provider{Name: name, Kind: kind, Range: b.DefRange}
+		p := Provider{Name: name, Kind: kind, Attrs: ranges(b.Body), Range: b.DefRange}
 		if k, ok := l.o.Kinds[kind]; ok {
 			config, diags := k.DecodeProvider(b.Body, l.base)
 			l.diags = append(l.diags, diags...)
@@ -29,7 +32,7 @@ func (l *loader) providerBlocks(blocks hcl2.Blocks) {
 
 var workerSchema = &hcl2.BodySchema{
 	Attributes: attributes("provider", "count", "password", "properties", "default_properties", "max_builds", "keepalive_interval", "missing_timeout",
-		"build_wait_timeout", "notify_on_missing", "locks", "price", "orphan_timeout"),
+		"build_wait_timeout", "notify_on_missing", "locks", "price", "orphan_timeout", "idle"),
 	Blocks: []hcl2.BlockHeaderSchema{{Type: "instance"}},
 }
 
@@ -149,6 +152,8 @@ func (l *loader) worker(wb *workerBlock, name string, ctx *hcl2.EvalContext, ind
 		}
 	}
 	l.accesses(a, &w.Locks)
+	w.Idle = "terminate"
+	a.oneOf("idle", &w.Idle, "terminate", "stop", "hibernate")
 
 	if latent {
 		l.instance(wb, &w, provider, index)
@@ -165,7 +170,7 @@ func (l *loader) standard(wb *workerBlock, a *attrs) {
 			l.exampleProvider())
 		return // then a password is not what is missing
 	}
-	for _, name := range []string{"build_wait_timeout", "orphan_timeout"} {
+	for _, name := range []string{"build_wait_timeout", "orphan_timeout", "idle"} {
 		if a.has(name) {
 			l.errorf(&a.m[name].NameRange, "Only for latent workers", "Nobody but its owner ends a standard worker, so %s means nothing here. "+
 				"A latent worker has a provider, such as provider = provider.%s.", name, l.exampleProvider())
@@ -245,8 +250,43 @@ func (l *loader) instance(wb *workerBlock, w *Worker, p *Provider, index int) {
 		}
 	}
 	l.diags = append(l.diags, diags...)
-	w.Instance = spec
+	w.Instance, w.Attrs = spec, ranges(body)
+	if sleeper, ok := l.o.Kinds[p.Kind].(providers.SleepKind); w.Idle == "stop" || w.Idle == "hibernate" {
+		err := fmt.Errorf("a provider of kind %s can only terminate", p.Kind)
+		if ok {
+			err = sleeper.CanSleep(p.Config, spec, w.Idle == "hibernate")
+		}
+		if attr := wb.content.Attributes["idle"]; err != nil && attr != nil {
+			l.errorf(attr.Expr.Range().Ptr(), "The instance can not "+w.Idle, "idle = %q: %v.", w.Idle, err)
+		}
+	}
 	w.Spec = digest(p.Kind, p.Config, spec)
+}
+
+// ranges says where the attributes of a block and of the blocks in it are, by dotted path.
+func ranges(body hcl2.Body) map[string]hcl2.Range {
+	b, ok := body.(*hclsyntax.Body)
+	if !ok {
+		return nil
+	}
+	m := map[string]hcl2.Range{}
+	addRanges(m, "", b, 0)
+	return m
+}
+
+func addRanges(m map[string]hcl2.Range, prefix string, b *hclsyntax.Body, depth int) {
+	if depth > maxNesting {
+		return
+	}
+	for name, a := range b.Attributes {
+		m[prefix+name] = a.Expr.Range()
+	}
+	for _, block := range b.Blocks {
+		if _, ok := m[prefix+block.Type]; !ok {
+			m[prefix+block.Type] = block.DefRange()
+		}
+		addRanges(m, prefix+block.Type+".", block.Body, depth+1)
+	}
 }
 
 // references makes the values through which blocks name each other: a worker is its name, or the list of its names if it is counted; builders

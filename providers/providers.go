@@ -66,10 +66,11 @@ const (
 	Stopping              // on its way out
 	Gone                  // ended; some providers list such instances for a while
 	Failed                // ended by itself, or will never run; Detail says why
+	Stopped               // switched off on our order (see Sleeper): nothing runs, its disks are kept and cost something
 )
 
 func (s State) String() string {
-	names := [...]string{"pending", "running", "stopping", "gone", "failed"}
+	names := [...]string{"pending", "running", "stopping", "gone", "failed", "stopped"}
 	if int(s) < len(names) {
 		return names[s]
 	}
@@ -84,6 +85,7 @@ type Instance struct {
 	State     State
 	Detail    string // for people: state reason, address, …
 	CreatedAt time.Time
+	Facts     map[string]string // what it really is, as far as the provider knows: "image", "type", "market" ("on-demand", "spot"), "zone", "address"; may be nil
 }
 
 // Provider makes and unmakes instances. All methods are safe for concurrent use, return soon after ctx ends, and classify
@@ -116,9 +118,84 @@ type ConsoleReader interface {
 	Console(ctx context.Context, key Key) ([]byte, error)
 }
 
-// Checker is implemented by providers that can check, without changing anything, that a spec could be created.
+// Checker is implemented by providers that can look, without changing anything, whether specs could be created: the preflight of a plan.
+// The findings of one call cover all specs; what is true of several is said once, for the first.
 type Checker interface {
-	Check(ctx context.Context, spec any) error
+	Check(ctx context.Context, specs []any) []Finding
+}
+
+// Finding is one thing that a preflight has found.
+type Finding struct {
+	Fatal   bool   // a create would fail; otherwise it is worth a warning
+	Spec    int    // index into specs; -1: it is about the provider block
+	Attr    string // dotted path of the attribute in the instance block (or the provider block), such as "ami.owners"; "" is the whole block
+	Summary string // what is wrong, in a few words
+	Detail  string // where, and what to do: the missing permission's name, the command that would help
+}
+
+// Resolver is implemented by providers whose specs name something that moves, such as the newest image that a filter matches, or the content
+// of a base image.
+type Resolver interface {
+	// Resolve says what the spec would be made from now. It changes nothing. No candidate at all is an error of class BadConfig.
+	Resolve(ctx context.Context, spec any) ([]Resolved, error)
+}
+
+// Resolved is one moving part of a spec, fixed.
+type Resolved struct {
+	Attr   string // dotted path in the instance block, such as "ami"
+	Value  string // identifies it, such as an image's ID or a digest: another value means other machines
+	Detail string // for people, such as the image's name and date
+}
+
+// ImageLister is implemented by providers that can explain how a spec's image is chosen.
+type ImageLister interface {
+	// Images returns every candidate in the order of the choice: the last one that is not refused is taken.
+	Images(ctx context.Context, spec any) ([]Image, error)
+}
+
+// Image is one candidate.
+type Image struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name,omitempty"`
+	Location  string            `json:"location,omitempty"`
+	CreatedAt time.Time         `json:"created_at,omitzero"`
+	Taken     bool              `json:"taken"`
+	Why       string            `json:"why"` // why it was taken or refused
+	Facts     map[string]string `json:"facts,omitempty"`
+}
+
+// Pricer is implemented by providers that know what a spec costs.
+type Pricer interface {
+	Price(ctx context.Context, spec any) (Price, error)
+}
+
+// Price is what one instance costs, in US dollars per hour.
+type Price struct {
+	Running float64   `json:"running"`
+	Stopped float64   `json:"stopped,omitempty"` // while it is switched off
+	Source  string    `json:"source"`            // for people: "on-demand list price", "spot, mean of 24 h", …
+	At      time.Time `json:"at,omitzero"`
+}
+
+// Sleeper is implemented by providers whose instances can be switched off and on again with their disks kept. Both calls are idempotent, and
+// may be repeated and arrive in any state of the instance.
+type Sleeper interface {
+	// Stop switches an instance off; hibernate keeps its memory, too. nil: accepted, not done; Get says Stopped when it is.
+	Stop(ctx context.Context, key Key, hibernate bool) error
+
+	// Start switches a stopped instance on again. The agent is the one of CreateRequest; its token is the same.
+	Start(ctx context.Context, key Key, agent Agent) (Instance, error)
+}
+
+// SleepKind is implemented by Kinds whose providers are Sleepers. It says why an instance of this spec can not be stopped (or hibernated), or nil.
+type SleepKind interface {
+	CanSleep(config, spec any, hibernate bool) error
+}
+
+// PlaceKind is implemented by Kinds whose provider block says where instances live: a region, an account, a host. Two configurations with
+// different places do not see each other's instances, so an instance must be ended by the one that made it.
+type PlaceKind interface {
+	Place(config any) string // "" is the only place there is
 }
 
 // Limits are what the engine must know of a provider before it calls it.

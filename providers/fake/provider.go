@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 	"iter"
 	"log/slog"
@@ -179,14 +180,17 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 }
 
 // Check implements providers.Checker.
-func (p *provider) Check(_ context.Context, spec any) error {
-	switch s, ok := spec.(Spec); {
-	case !ok:
-		return providers.Errorf(providers.BadConfig, "check", "the specification is a %T, not one of fake's", spec)
-	case s.CreateError == providers.BadConfig.String():
-		return providers.Errorf(providers.BadConfig, "check", "create_error is set")
+func (p *provider) Check(_ context.Context, specs []any) (found []providers.Finding) {
+	for i, spec := range specs {
+		switch s, ok := spec.(Spec); {
+		case !ok:
+			found = append(found, providers.Finding{Fatal: true, Spec: i, Summary: "Not a specification of this provider", Detail: fmt.Sprintf("It is a %T.", spec)})
+		case s.CreateError == providers.BadConfig.String():
+			found = append(found, providers.Finding{Fatal: true, Spec: i, Attr: "create_error", Summary: "This instance can not be created",
+				Detail: `Its create_error is "bad-config": every create would be refused.`})
+		}
 	}
-	return nil
+	return found
 }
 
 // Close implements providers.Provider.

@@ -222,12 +222,16 @@ func (p *provider) show(e *entry) providers.Instance {
 }
 
 // Check implements providers.Checker.
-func (p *provider) Check(_ context.Context, spec any) error {
-	if _, ok := spec.(Spec); !ok {
-		return providers.Errorf(providers.BadConfig, "check", "the specification is a %T, not one of local's", spec)
+func (p *provider) Check(_ context.Context, specs []any) (found []providers.Finding) {
+	for i, spec := range specs {
+		if _, ok := spec.(Spec); !ok {
+			found = append(found, providers.Finding{Fatal: true, Spec: i, Summary: "Not a specification of this provider", Detail: fmt.Sprintf("It is a %T.", spec)})
+		}
 	}
-	_, err := p.binary("check")
-	return err
+	if _, err := p.binary("check"); err != nil {
+		found = append(found, providers.Finding{Fatal: true, Spec: -1, Attr: "worker_binary", Summary: "The agent's program can not be run", Detail: err.Error()})
+	}
+	return found
 }
 
 // housekeep bounds what instances print, and removes what nobody needs any more.

@@ -422,12 +422,35 @@ func testCheck(s *suite) {
 	if !ok {
 		s.Skip("not an ability of this provider")
 	}
-	if err := c.Check(s.ctx(), s.Spec()); err != nil {
-		s.Errorf("Check: %v", err)
+	if found := c.Check(s.ctx(), []any{s.Spec(), s.Spec()}); fatal(found) != nil {
+		s.Errorf("Check of good specs: %+v", found)
 	}
+	bad := []any{s.Spec(), 42}
 	if s.BadSpec != nil {
-		s.wantClass("Check of a bad spec", c.Check(s.ctx(), s.BadSpec()), providers.BadConfig)
+		bad = append(bad, s.BadSpec())
 	}
-	s.wantClass("Check of a foreign value", c.Check(s.ctx(), 42), providers.BadConfig)
+	got := fatal(c.Check(s.ctx(), bad))
+	for i := 1; i < len(bad); i++ {
+		if f := got[i]; f == nil || f.Summary == "" || f.Detail == "" {
+			s.Errorf("Check of bad spec %d (%T): got %+v, want a fatal finding with a summary and a detail", i, bad[i], f)
+		}
+	}
+	if got[0] != nil {
+		s.Errorf("Check says of the good spec beside the bad ones: %+v", got[0])
+	}
 	s.wantLive(p, ours)
+}
+
+// fatal are the fatal findings by their specs.
+func fatal(found []providers.Finding) map[int]*providers.Finding {
+	var m map[int]*providers.Finding
+	for i := range found {
+		if f := &found[i]; f.Fatal {
+			if m == nil {
+				m = map[int]*providers.Finding{}
+			}
+			m[f.Spec] = f
+		}
+	}
+	return m
 }
