@@ -49,6 +49,7 @@ func (a *Agent) attach(ctx context.Context, orphan *orphan) (admitted bool, err 
 	l := &link{ws: ws, ctx: lctx, cancel: cancel, heard: heard, pending: map[int64]chan proto.Message{}}
 	s := &session{Agent: a, link: l, extension: extension}
 	defer s.lost()
+	defer s.leave()
 
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
@@ -71,6 +72,9 @@ func (a *Agent) attach(ctx context.Context, orphan *orphan) (admitted bool, err 
 				l.fail(err)
 			}
 			welcome <- err
+			if err == nil {
+				s.enter()
+			}
 		})
 	} else {
 		a.log.Info("connected to a master that speaks plain v7")

@@ -23,6 +23,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/rouse-ci/rouse/worker/imds"
 	"github.com/rouse-ci/rouse/worker/proto"
 	"github.com/rouse-ci/rouse/worker/run"
 )
@@ -40,6 +41,8 @@ type Config struct {
 	OnEnd    string        // shell command that an orphan runs at its end, for instance poweroff
 	TLS      *tls.Config
 	Version  string
+	Watch    string // whom to ask whether this machine is taken back: WatchEC2, or "" for nobody
+	Metadata string // URL of the metadata service that is asked; "" is the provider's own
 	Log      *slog.Logger
 
 	Heartbeat   time.Duration // proto.Heartbeat
@@ -63,6 +66,7 @@ var (
 type Agent struct {
 	cfg   Config
 	log   *slog.Logger
+	imds  *imds.Watcher // nil: nobody is asked
 	nonce string
 	spool string // directory of the spool's files
 	lock  *os.File
@@ -75,6 +79,8 @@ type Agent struct {
 	spools   int            // names given to spool files
 	running  sync.WaitGroup // commands and pumps
 	settings settings       // of plain v7
+	notices  []imds.Notice  // what is announced now
+	admitted *session       // hears of what is announced; nil while there is none
 }
 
 // New prepares an agent: it makes the base directory and locks it. Close must follow if Run does not.
@@ -101,6 +107,9 @@ func New(cfg Config) (*Agent, error) {
 		cfg.backoff = backoff
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, nonce: rand.Text(), kill: make(chan struct{}), commands: map[string]*command{}, settings: defaultSettings}
+	if a.imds, err = a.watcher(); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
 	a.spool = filepath.Join(cfg.Basedir, ".spool")
 	if a.lock, err = lockSpool(a.spool); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
@@ -125,6 +134,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.log.Warn("what commands leave behind may outlive this agent", "error", err)
 		}
 	}
+	var watching sync.WaitGroup
+	if a.imds != nil {
+		watching.Go(func() { a.watch(ctx, a.imds) })
+	}
 	orphan := newOrphan(a.cfg.Orphan, func() { a.stop(errOrphan) })
 	for failures := 0; ctx.Err() == nil; failures++ {
 		admitted, err := a.attach(ctx, orphan)
@@ -148,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	orphan.stop()
 	why := context.Cause(ctx)
 	a.log.Info("ending", "reason", why)
+	watching.Wait()
 	a.end()
 	if left != nil {
 		if err := left.End(leftLimit); err != nil {

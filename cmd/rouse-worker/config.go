@@ -25,10 +25,10 @@ const (
 
 // options are the flags of run.
 type options struct {
-	master, name, basedir, passwordFile, tokenFile, instance, onEnd, infoDir, ca, config, umaskText string
-	orphan                                                                                          time.Duration
-	logJSON                                                                                         bool
-	umask                                                                                           int
+	master, name, basedir, passwordFile, tokenFile, instance, onEnd, infoDir, ca, config, umaskText, watch string
+	orphan                                                                                                 time.Duration
+	logJSON                                                                                                bool
+	umask                                                                                                  int
 }
 
 func (o *options) flags() *flag.FlagSet {
@@ -46,6 +46,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.infoDir, "info-dir", "", "`DIR` whose files describe this worker (BASEDIR/info)")
 	fs.StringVar(&o.umaskText, "umask", "", "octal `MASK` for files that commands make, such as 022")
 	fs.StringVar(&o.ca, "ca", "", "`FILE` with the certificates (PEM) that a wss:// master must have; the system's are used otherwise")
+	fs.StringVar(&o.watch, "watch", "", "ask the metadata service of this `CLOUD` (ec2) whether the machine is taken back, and tell the master")
 	fs.StringVar(&o.config, "config", "", "JSON `FILE` with these settings, mode 0600")
 	fs.BoolVar(&o.logJSON, "log-json", false, "log as JSON")
 	return fs
@@ -62,6 +63,7 @@ type file struct {
 	OnEnd         string `json:"on_end"`
 	CAPEM         string `json:"ca_pem"`
 	Remove        bool   `json:"remove"`
+	Watch         string `json:"watch"`
 }
 
 // configure makes the agent's configuration of flags, variables and the file, in this order of precedence.
@@ -91,7 +93,7 @@ func configure(args, environ []string) (worker.Config, options, error) {
 	}
 	cfg = worker.Config{Master: cmp.Or(o.master, f.Master), Name: cmp.Or(o.name, f.Name), Secret: secret, Instance: cmp.Or(o.instance, f.Instance),
 		Basedir: cmp.Or(o.basedir, f.Basedir), InfoDir: o.infoDir, OnEnd: cmp.Or(o.onEnd, f.OnEnd),
-		Orphan: cmp.Or(o.orphan, time.Duration(f.OrphanSeconds)*time.Second)}
+		Orphan: cmp.Or(o.orphan, time.Duration(f.OrphanSeconds)*time.Second), Watch: cmp.Or(o.watch, f.Watch), Metadata: metadata(environ)}
 	if cfg.TLS, err = roots(o.ca, f.CAPEM); err != nil {
 		return cfg, o, err
 	}
@@ -129,6 +131,17 @@ func fromEnv(fs *flag.FlagSet, environ []string) (map[string]string, error) {
 		}
 	}
 	return secrets, nil
+}
+
+// metadata is where the metadata service is, if the variable that AWS's own tools know says so.
+func metadata(environ []string) string {
+	url := ""
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "AWS_EC2_METADATA_SERVICE_ENDPOINT="); ok {
+			url = v
+		}
+	}
+	return url
 }
 
 func readConfig(path string) (file, error) {
@@ -220,6 +233,9 @@ func check(cfg worker.Config) error {
 	}
 	if missing != nil {
 		return wrongUsage{fmt.Errorf("missing: %s", strings.Join(missing, ", "))}
+	}
+	if cfg.Watch != "" && cfg.Watch != worker.WatchEC2 {
+		return wrongUsage{fmt.Errorf("-watch %q is not known; it can be %q", cfg.Watch, worker.WatchEC2)}
 	}
 	if strings.Contains(cfg.Name, ":") {
 		return wrongUsage{fmt.Errorf("-name %q must not contain a colon", cfg.Name)}

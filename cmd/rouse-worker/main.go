@@ -37,7 +37,10 @@ For one short-lived instance, a provider starts it with a configuration file ins
   rouse-worker run -config FILE
 
 FILE is JSON with mode 0600: {"master": URL, "name": NAME, "token": TOKEN, "instance": KEY, "basedir": DIR, "orphan_seconds": 600,
-"on_end": "poweroff", "ca_pem": "-----BEGIN…", "remove": true}. With "remove" the file is deleted as soon as it has been read.
+"on_end": "poweroff", "ca_pem": "-----BEGIN…", "watch": "ec2", "remove": true}. With "remove" the file is deleted as soon as it has been read.
+
+With -watch ec2 it asks the instance metadata service every 5 s whether EC2 takes the machine back, and tells the master, which then gives the
+builds to other workers. AWS_EC2_METADATA_SERVICE_ENDPOINT names another service than http://169.254.169.254.
 
 Every flag can also be given as a variable: ROUSE_WORKER_MASTER for -master, ROUSE_WORKER_PASSWORD_FILE for -password-file, and so on;
 ROUSE_WORKER_PASSWORD and ROUSE_WORKER_TOKEN hold the secret itself. Flags win over variables, variables over the configuration file.
