@@ -21,8 +21,9 @@ import (
 type Attrs struct {
 	Diags hcl2.Diagnostics
 
-	attrs hcl2.Attributes
-	ctx   *hcl2.EvalContext
+	attrs  hcl2.Attributes
+	blocks hcl2.Blocks
+	ctx    *hcl2.EvalContext
 }
 
 // Body reads the named attributes of a body; any other attribute and any block is a mistake.
