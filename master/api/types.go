@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/plan"
 )
 
 // Catalog is what the API must know of the configuration in force. It is immutable.
@@ -247,4 +248,96 @@ type Version struct {
 // Done says what an order did.
 type Done struct {
 	Text string `json:"text"`
+}
+
+// PlanAsk asks what a configuration would do (POST /plan). The answer is a plan.Plan.
+type PlanAsk struct {
+	Files     map[string][]byte `json:"files" maxProperties:"2000" doc:"the configuration's text by file name, with the files that its expressions read (base64)"`
+	Variables map[string]string `json:"variables,omitempty" maxProperties:"1000" doc:"given values, as expressions; those of sensitive variables are the master's own"`
+	Dir       string            `json:"dir,omitempty" maxLength:"4096" doc:"the directory that it was read from, for people and for relative names"`
+	Refresh   bool              `json:"refresh" doc:"ask the providers what they hold, what moving parts stand for and what is wrong"`
+}
+
+// ApplyAsk asks for a configuration to be put into force (POST /apply).
+type ApplyAsk struct {
+	PlanAsk
+	Expect *Expect `json:"expect,omitempty" doc:"the plan that was agreed to: if anything of it has moved, nothing is applied"`
+	Order
+}
+
+// Order says who gives an order and why.
+type Order struct {
+	By     string `json:"by,omitempty" maxLength:"200" doc:"who asks; only if neither the token nor the local socket says it"`
+	Reason string `json:"reason,omitempty" maxLength:"2000" doc:"why, for people"`
+}
+
+// Expect is what must still be so for a plan that was agreed to.
+type Expect struct {
+	Plan     string           `json:"plan" maxLength:"200" doc:"the plan's ID"`
+	Master   string           `json:"master" maxLength:"200" doc:"whose fleet it is"`
+	Base     model.Generation `json:"base_generation" doc:"the generation that it starts from"`
+	Resolved []plan.Resolved  `json:"resolved,omitempty" maxItems:"200000" doc:"what moving parts stood for; compared if the plan is refreshed now"`
+}
+
+// RollbackAsk asks for the text of an older generation to be put into force again, as a new generation (POST /rollback).
+type RollbackAsk struct {
+	Generation model.Generation `json:"generation,omitempty" minimum:"0" doc:"which; 0: the one before the one in force"`
+	Refresh    bool             `json:"refresh"`
+	Expect     *Expect          `json:"expect,omitempty"`
+	Order
+}
+
+// ReconfigAsk asks the master to read the directory again that it was started with (POST /reconfig).
+type ReconfigAsk struct {
+	Order
+}
+
+// Applied is what came of an order to change the configuration.
+type Applied struct {
+	ID         string           `json:"id" doc:"of this apply; a second one at the same time is told it"`
+	Changed    bool             `json:"changed" doc:"false: there was nothing to do"`
+	Generation model.Generation `json:"generation" doc:"in force now"`
+	From       string           `json:"from" enum:"start,reload,apply,rollback"`
+	Summary    plan.Summary     `json:"summary"`
+}
+
+// ApplyStatus is what an apply has still to do (GET /apply).
+type ApplyStatus struct {
+	Generation model.Generation `json:"generation" doc:"in force"`
+	Running    string           `json:"running,omitempty" doc:"the ID of an apply that is under way"`
+	Phase      string           `json:"phase,omitempty" doc:"what it does: reading, asking, opening or storing"`
+	Draining   []Draining       `json:"draining" doc:"what lives by an older configuration and has still to end"`
+}
+
+// Draining is one worker that still lives by an older configuration.
+type Draining struct {
+	Worker   string            `json:"worker"`
+	Instance model.InstanceKey `json:"instance,omitempty"`
+	State    string            `json:"state"`
+	Builds   []model.BuildID   `json:"builds" doc:"what it waits for"`
+	Reason   string            `json:"reason"`
+}
+
+// Generation is one configuration that was in force.
+type Generation struct {
+	Number    model.Generation `json:"number"`
+	AppliedAt time.Time        `json:"applied_at"`
+	By        string           `json:"by,omitempty"`
+	From      string           `json:"from,omitempty" doc:"start, reload, apply or rollback"`
+	Directory string           `json:"directory,omitempty"`
+	Reason    string           `json:"reason,omitempty"`
+	Summary   *plan.Summary    `json:"summary,omitempty" doc:"of the plan that made it"`
+	Current   bool             `json:"current"`
+}
+
+// GenerationList is generations, newest first.
+type GenerationList struct {
+	Generations []Generation `json:"generations"`
+}
+
+// GenerationText is one generation with its text.
+type GenerationText struct {
+	Generation
+	Files     map[string][]byte `json:"files"`
+	Variables map[string]string `json:"variables,omitempty" doc:"none that is sensitive"`
 }
