@@ -21,8 +21,11 @@ type Config struct {
 	Files     map[string][]byte // the source text it was made from, by file name relative to the directory; with it, what file() and templatefile() read
 	Variables map[string]string // given values of variables that are not sensitive, as HCL expressions; Options.Variables of a later LoadFiles
 
-	sources map[string]*hcl2.File // parsed files, for rendering diagnostics
-	env     *Env
+	sources   map[string]*hcl2.File // parsed files, for rendering diagnostics
+	bodies    map[string]hcl2.Body  // of provider blocks ("provider.NAME") and of workers' instance blocks ("worker.NAME")
+	env       *Env
+	given     map[string]string // like Variables, but those that are sensitive too
+	sensitive []string          // names of the sensitive variables that a value was given for
 }
 
 // Master is the master block. Zero values mean the defaults stated here.
@@ -91,6 +94,7 @@ type Provider struct {
 // Worker is one identity.
 type Worker struct {
 	Name              string
+	Pool              string // the block's name, if it has a count
 	Provider          string // "" = standard
 	Instance          any    // from Kind.DecodeInstance; nil for a standard worker
 	Spec              string // digest of everything the instance is made from (provider's and instance block's source)

@@ -127,6 +127,8 @@ func newConfig() *Config {
 	return &Config{
 		Files:     map[string][]byte{},
 		Variables: map[string]string{},
+		given:     map[string]string{},
+		bodies:    map[string]hcl2.Body{},
 		sources:   map[string]*hcl2.File{},
 		Master:    defaultMaster(),
 	}

@@ -86,7 +86,7 @@ func TestEveryBlockIsResolved(t *testing.T) {
 		t.Fatalf("%d workers, want 4", len(c.Workers))
 	}
 	check("the second linux worker", c.Workers[1], Worker{
-		Name: "linux-2", Provider: "main", Instance: &testInstance{Image: "debian-1"}, MaxBuilds: 1, KeepaliveInterval: time.Hour,
+		Name: "linux-2", Pool: "linux", Provider: "main", Instance: &testInstance{Image: "debian-1"}, MaxBuilds: 1, KeepaliveInterval: time.Hour,
 		MissingTimeout: 90 * time.Second, BuildWaitTimeout: -time.Second, OrphanTimeout: 10 * time.Minute, Price: 2, Idle: "terminate",
 		Properties: map[string]any{"index": 1.0, "os": "linux", "tags": []any{"a", 1.0, nil}},
 	})

@@ -164,8 +164,13 @@ func (l *loader) variable(name string, b *hcl2.Block, all map[string]given) cty.
 		l.errorf(&b.DefRange, "No value for a variable", "The variable %q has no default, so it needs a value: `-var %s=…`, `-var-file FILE` or %s%s=… in the environment.",
 			name, name, envPrefix, name)
 	}
-	if ok && !sensitive && v.IsWhollyKnown() {
-		l.cfg.Variables[name] = strings.TrimSpace(string(hclwrite.TokensForValue(v).Bytes()))
+	if ok && v.IsWhollyKnown() {
+		l.cfg.given[name] = strings.TrimSpace(string(hclwrite.TokensForValue(v).Bytes()))
+		if sensitive {
+			l.cfg.sensitive = append(l.cfg.sensitive, name)
+		} else {
+			l.cfg.Variables[name] = l.cfg.given[name]
+		}
 	}
 	if sensitive {
 		v = v.Mark(secretMark{})

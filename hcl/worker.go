@@ -18,6 +18,7 @@ func (l *loader) providerBlocks(blocks hcl2.Blocks) {
 		kind, name := b.Labels[0], b.Labels[1]
 		l.declare("provider", name, b, 1)
 		p := Provider{Name: name, Kind: kind, Attrs: ranges(b.Body), Range: b.DefRange}
+		l.cfg.bodies["provider."+name] = b.Body
 		if k, ok := l.o.Kinds[kind]; ok {
 			config, diags := k.DecodeProvider(b.Body, l.base)
 			l.diags = append(l.diags, diags...)
@@ -45,6 +46,15 @@ type workerBlock struct {
 	broken   bool // its count is wrong, so its names are not known
 	misspelt bool // something in it is unknown, so nothing can be said to be missing
 	names    []string
+	attrs    map[string]hcl2.Range // of its instance block, once one worker of it was decoded
+}
+
+// ranges is the same for all workers of the block.
+func (w *workerBlock) ranges(body hcl2.Body) map[string]hcl2.Range {
+	if w.attrs == nil {
+		w.attrs = ranges(body)
+	}
+	return w.attrs
 }
 
 // expandWorkers finds out the names of all workers, which references need before anything that holds references is decoded.
@@ -124,6 +134,9 @@ func (l *loader) worker(wb *workerBlock, name string, ctx *hcl2.EvalContext, ind
 	w := Worker{
 		Name: name, KeepaliveInterval: time.Hour, MissingTimeout: time.Hour, BuildWaitTimeout: 10 * time.Minute, OrphanTimeout: 10 * time.Minute,
 		Range: b.DefRange,
+	}
+	if wb.counted {
+		w.Pool = wb.label
 	}
 	provider := l.providerRef(a)
 	latent := a.has("provider")
@@ -250,7 +263,8 @@ func (l *loader) instance(wb *workerBlock, w *Worker, p *Provider, index int) {
 		}
 	}
 	l.diags = append(l.diags, diags...)
-	w.Instance, w.Attrs = spec, ranges(body)
+	w.Instance, w.Attrs = spec, wb.ranges(body)
+	l.cfg.bodies["worker."+w.Name] = body
 	if sleeper, ok := l.o.Kinds[p.Kind].(providers.SleepKind); w.Idle == "stop" || w.Idle == "hibernate" {
 		err := fmt.Errorf("a provider of kind %s can only terminate", p.Kind)
 		if ok {

@@ -1,0 +1,268 @@
+package hcl
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+
+	hcl2 "github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// What a comparison of two configurations must know beyond their values: what steps will evaluate, what those expressions use, and which
+// values must not be shown.
+
+// Given returns what every variable with a value from outside was given, as HCL expressions: Options.Variables that make the same configuration elsewhere.
+// The values of sensitive variables are among them: the result is for a master's local socket or a TLS connection, and never to be stored or shown.
+func (c *Config) Given() map[string]string { return maps.Clone(c.given) }
+
+// GivenSensitive returns the names of the sensitive variables that a value was given for.
+func (c *Config) GivenSensitive() []string { return slices.Sorted(slices.Values(c.sensitive)) }
+
+// Expr is an expression that is evaluated later, when a step runs.
+type Expr struct {
+	Path   string   // the attribute's name
+	Text   string   // its source
+	Inputs []string // what of the configuration it uses: var.x, local.y, file("z"); sorted. See SameInput
+	Range  hcl2.Range
+}
+
+// Expressions returns what a step evaluates when it runs, sorted by path. The defaults of omitted attributes are not among it.
+func (c *Config) Expressions(s *Step) []Expr {
+	out := make([]Expr, 0, len(s.attrs)+1)
+	for name, a := range s.attrs {
+		out = append(out, c.expr(name, a.Expr))
+	}
+	if s.When != nil {
+		out = append(out, c.expr("when", s.When))
+	}
+	slices.SortFunc(out, func(a, b Expr) int { return strings.Compare(a.Path, b.Path) })
+	return out
+}
+
+// EnvExpression returns the builder's env, if it has one.
+func (c *Config) EnvExpression(b *Builder) (Expr, bool) {
+	if b.Env == nil {
+		return Expr{}, false
+	}
+	return c.expr("env", b.Env), true
+}
+
+func (c *Config) expr(path string, e hcl2.Expression) Expr {
+	r := e.Range()
+	out := Expr{Path: path, Range: r}
+	if f := c.sources[r.Filename]; f != nil && r.Start.Byte <= r.End.Byte && r.End.Byte <= len(f.Bytes) {
+		out.Text = string(f.Bytes[r.Start.Byte:r.End.Byte])
+	}
+	seen := map[string]bool{}
+	for _, t := range e.Variables() {
+		if root := t.RootName(); (root == "var" || root == "local") && len(t) > 1 {
+			if name, ok := stepName(t[1]); ok {
+				seen[root+"."+name] = true
+			} else {
+				seen[root] = true
+			}
+		}
+	}
+	c.filesOf(e, seen)
+	out.Inputs = slices.Sorted(maps.Keys(seen))
+	return out
+}
+
+// fileFunctions read files of the configuration's directory.
+var fileFunctions = map[string]bool{"file": true, "templatefile": true, "fileexists": true, "filebase64": true}
+
+// filesOf notes the files that an expression reads. One whose name is not known before the step runs may be any.
+func (c *Config) filesOf(e hcl2.Expression, seen map[string]bool) {
+	node, ok := e.(hclsyntax.Node)
+	if !ok {
+		return
+	}
+	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl2.Diagnostics {
+		call, ok := n.(*hclsyntax.FunctionCallExpr)
+		if !ok || !fileFunctions[call.Name] || len(call.Args) == 0 {
+			return nil
+		}
+		v, diags := call.Args[0].Value(c.env.ctx)
+		v, _ = v.Unmark()
+		if diags.HasErrors() || !v.IsKnown() || v.IsNull() || v.Type() != cty.String {
+			seen["file(…)"] = true
+		} else {
+			seen[`file("`+v.AsString()+`")`] = true
+		}
+		return nil
+	})
+}
+
+// SameInput says whether an input of an expression (see Expr) is the same in both configurations.
+func SameInput(a, b *Config, name string) bool {
+	if file, ok := strings.CutPrefix(name, "file("); ok {
+		file = strings.Trim(strings.TrimSuffix(file, ")"), `"`)
+		if file != "…" {
+			x, inA := a.Files[file]
+			y, inB := b.Files[file]
+			return inA == inB && bytes.Equal(x, y)
+		}
+		return maps.EqualFunc(a.data(), b.data(), bytes.Equal)
+	}
+	root, attr, one := strings.Cut(name, ".")
+	x, inA := a.root(root)
+	y, inB := b.root(root)
+	if one {
+		x, inA = attribute(x, attr)
+		y, inB = attribute(y, attr)
+	}
+	if !inA || !inB {
+		return inA == inB
+	}
+	return sameValue(x, y)
+}
+
+// sameValue ignores marks. It compares, and tells nothing.
+func sameValue(x, y cty.Value) bool {
+	x, _ = x.UnmarkDeep()
+	y, _ = y.UnmarkDeep()
+	return x.RawEquals(y)
+}
+
+// data is what expressions have read.
+func (c *Config) data() map[string][]byte {
+	m := maps.Clone(c.Files)
+	maps.DeleteFunc(m, func(name string, _ []byte) bool { return isConfigFile(name) })
+	return m
+}
+
+// root returns the object of all variables or local values.
+func (c *Config) root(name string) (cty.Value, bool) {
+	for ctx := c.env.ctx; ctx != nil; ctx = ctx.Parent() {
+		if v, ok := ctx.Variables[name]; ok {
+			return v, true
+		}
+	}
+	return cty.NilVal, false
+}
+
+func attribute(v cty.Value, name string) (cty.Value, bool) {
+	if v == cty.NilVal || v.IsMarked() || !v.Type().IsObjectType() || !v.Type().HasAttribute(name) {
+		return cty.NilVal, false
+	}
+	return v.GetAttr(name), true
+}
+
+// SensitiveInstance returns the attributes of a worker's instance block, by dotted path, that are made from sensitive variables: neither their values nor
+// those of the attributes in them may be shown.
+func (c *Config) SensitiveInstance(w *Worker) []string {
+	return c.sensitiveAttrs(c.bodies["worker."+w.Name])
+}
+
+// SensitiveProvider does the same for a provider block.
+func (c *Config) SensitiveProvider(p *Provider) []string {
+	return c.sensitiveAttrs(c.bodies["provider."+p.Name])
+}
+
+func (c *Config) sensitiveAttrs(body hcl2.Body) []string {
+	var out []string
+	switch b := body.(type) {
+	case nil:
+	case *hclsyntax.Body:
+		out = c.sensitiveIn(out, "", b, 0)
+	default: // JSON, whose nested blocks are objects
+		attrs, _ := body.JustAttributes()
+		for name, a := range attrs {
+			if c.madeFromSecrets(a.Expr) {
+				out = append(out, name)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (c *Config) sensitiveIn(out []string, prefix string, b *hclsyntax.Body, depth int) []string {
+	if depth > maxNesting {
+		return out
+	}
+	for name, a := range b.Attributes {
+		if c.madeFromSecrets(a.Expr) {
+			out = append(out, prefix+name)
+		}
+	}
+	for _, block := range b.Blocks {
+		out = c.sensitiveIn(out, prefix+block.Type+".", block.Body, depth+1)
+	}
+	return out
+}
+
+// madeFromSecrets looks at what an expression names, not at its value: a mark is lost where a provider decodes.
+func (c *Config) madeFromSecrets(e hcl2.Expression) bool {
+	for _, t := range e.Variables() {
+		v, ok := c.root(t.RootName())
+		if !ok {
+			continue // count
+		}
+		if len(t) > 1 {
+			if name, named := stepName(t[1]); named {
+				v, ok = attribute(v, name)
+			}
+		}
+		if ok && v.ContainsMarked() {
+			return true
+		}
+	}
+	return false
+}
+
+// SameText says whether two expressions are written with the same tokens: spaces, comments and line breaks apart, and a comma is as good as a new line
+// between the items of an object.
+func SameText(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, ok := canonicalText(a)
+	y, also := canonicalText(b)
+	return ok && also && slices.Equal(x, y)
+}
+
+// token is what counts of one.
+type token struct {
+	t    hclsyntax.TokenType
+	text string
+}
+
+func canonicalText(s string) (out []token, ok bool) {
+	tokens, diags := hclsyntax.LexExpression([]byte(s), "", hcl2.InitialPos)
+	if diags.HasErrors() {
+		return nil, false
+	}
+	var open []hclsyntax.TokenType
+	comma := false // seen, and to be written if an item follows
+	for _, t := range tokens {
+		switch t.Type {
+		case hclsyntax.TokenComment, hclsyntax.TokenNewline:
+			comma = comma || len(open) > 0 && open[len(open)-1] == hclsyntax.TokenOBrace && strings.HasSuffix(string(t.Bytes), "\n")
+			continue
+		case hclsyntax.TokenComma:
+			comma = true
+			continue
+		case hclsyntax.TokenEOF:
+			continue
+		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenTemplateSeqEnd:
+			comma = false
+			if len(open) > 0 {
+				open = open[:len(open)-1]
+			}
+		}
+		if last := len(out) - 1; comma && last >= 0 && out[last].t != hclsyntax.TokenOBrace && out[last].t != hclsyntax.TokenOBrack {
+			out = append(out, token{t: hclsyntax.TokenComma})
+		}
+		comma = false
+		switch t.Type {
+		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+			open = append(open, t.Type)
+		}
+		out = append(out, token{t.Type, string(t.Bytes)})
+	}
+	return out, true
+}
