@@ -45,6 +45,11 @@ type ConfigSnapshot struct {
 	AppliedAt  time.Time
 	Files      map[string][]byte // name -> content
 	Variables  map[string]string // given on the command line, as HCL expressions; none that is declared sensitive
+	By         string            // who: a user's or a token's name
+	From       string            // whence: start, reload, apply or rollback
+	Directory  string            // that the text was read from; "" if it was none
+	Reason     string            // for people
+	Summary    []byte            // JSON of the plan's summary; nil if no plan was made
 }
 
 // JournalRow is one stored journal entry.
@@ -86,6 +91,8 @@ type Store interface {
 
 	Config(ctx context.Context, g model.Generation) (ConfigSnapshot, error)
 	LatestConfig(ctx context.Context) (ConfigSnapshot, error)
+	// Configs returns the generations, newest first, without Files and Variables; limit 0 = 100.
+	Configs(ctx context.Context, limit int) ([]ConfigSnapshot, error)
 
 	// Trace returns the journal of one request: its own entries, those of its builds, and those of their instances while they were bound to it.
 	Trace(ctx context.Context, id model.RequestID) ([]JournalRow, error)

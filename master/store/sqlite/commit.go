@@ -254,7 +254,11 @@ func (w *writer) config(c *store.ConfigSnapshot) error {
 	if err != nil {
 		return err
 	}
-	return w.exec(w.st.config, int64(c.Generation), micros(c.AppliedAt), string(files), string(variables))
+	var summary any
+	if c.Summary != nil {
+		summary = string(c.Summary)
+	}
+	return w.exec(w.st.config, int64(c.Generation), micros(c.AppliedAt), string(files), string(variables), c.By, c.From, c.Directory, c.Reason, summary)
 }
 
 func micros(t time.Time) int64 {

@@ -215,26 +215,39 @@ func TestANewerStateIsRefused(t *testing.T) {
 	refused(t, dir, "newer rouse", "99")
 }
 
+// andThen is the migrations that there are, and one more.
+func andThen(t *testing.T, sql string) fstest.MapFS {
+	t.Helper()
+	all := fstest.MapFS{"99999_more.sql": {Data: []byte("-- +goose Up\n" + sql)}}
+	names, err := fs.Glob(migrations(), "*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		text, err := fs.ReadFile(migrations(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = &fstest.MapFile{Data: text}
+	}
+	return all
+}
+
 func TestAMigrationLeavesACopyOfWhatWas(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	some(t, dir)
-	two := fstest.MapFS{"00002_more.sql": {Data: []byte("-- +goose Up\nCREATE TABLE more (a TEXT);\nDELETE FROM requests;\n")}}
-	first, err := fs.ReadFile(migrations(), "00001_first.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	two["00001_first.sql"] = &fstest.MapFile{Data: first}
+	two := andThen(t, "CREATE TABLE more (a TEXT);\nDELETE FROM requests;\n")
 	path := filepath.Join(dir, fileName)
 	o := Options{Log: slog.New(slog.DiscardHandler), CheckLimit: 1 << 30}
 	if err := prepare(t.Context(), path, o, two); err != nil {
 		t.Fatal(err)
 	}
-	copies, err := filepath.Glob(path + ".schema1-*")
+	copies, err := filepath.Glob(path + ".schema*-*")
 	if err != nil || len(copies) != 1 {
 		t.Fatalf("copies: %v, %v", copies, err)
 	}
-	refused(t, dir, "newer rouse") // by this program, which knows one schema
+	refused(t, dir, "newer rouse") // by this program, which does not know the last schema
 
 	if err := os.Rename(copies[0], path); err != nil {
 		t.Fatal(err)
@@ -253,11 +266,7 @@ func TestAMigrationThatFailsChangesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	some(t, dir)
-	first, err := fs.ReadFile(migrations(), "00001_first.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bad := fstest.MapFS{"00001_first.sql": {Data: first}, "00002_bad.sql": {Data: []byte("-- +goose Up\nDELETE FROM requests;\nDELETE FROM nowhere;\n")}}
+	bad := andThen(t, "DELETE FROM requests;\nDELETE FROM nowhere;\n")
 	if err := prepare(t.Context(), filepath.Join(dir, fileName), Options{Log: slog.New(slog.DiscardHandler), CheckLimit: 1}, bad); err == nil {
 		t.Fatal("no error")
 	}

@@ -146,7 +146,10 @@ func (s *Store) Instances(ctx context.Context, worker string, limit int) ([]mode
 	return many(ctx, s, "instances", q+` ORDER BY n DESC LIMIT `+strconv.Itoa(limit), args, scanInstance)
 }
 
-const configColumns = `SELECT generation, applied_at, files, variables FROM configs`
+const (
+	configMore    = `, by_whom, origin, directory, reason, summary FROM configs`
+	configColumns = `SELECT generation, applied_at, files, variables` + configMore
+)
 
 // Config returns the configuration of one generation.
 func (s *Store) Config(ctx context.Context, g model.Generation) (store.ConfigSnapshot, error) {
@@ -156,6 +159,14 @@ func (s *Store) Config(ctx context.Context, g model.Generation) (store.ConfigSna
 // LatestConfig returns the configuration that was applied last.
 func (s *Store) LatestConfig(ctx context.Context) (store.ConfigSnapshot, error) {
 	return one(ctx, s, "configuration", configColumns+` ORDER BY generation DESC LIMIT 1`, nil, scanConfig)
+}
+
+// Configs returns the generations, newest first, without their text.
+func (s *Store) Configs(ctx context.Context, limit int) ([]store.ConfigSnapshot, error) {
+	if limit <= 0 {
+		limit = 100
+	}
+	return many(ctx, s, "configurations", `SELECT generation, applied_at, NULL, NULL`+configMore+` ORDER BY generation DESC LIMIT `+strconv.Itoa(limit), nil, scanConfig)
 }
 
 type queryer interface {

@@ -145,7 +145,7 @@ func instanceState(in *core.Instance) model.InstanceState {
 
 func scanConfig(r scanner, c *store.ConfigSnapshot) error {
 	var files, variables sql.NullString
-	if err := r.Scan(&c.Generation, moment{&c.AppliedAt}, &files, &variables); err != nil {
+	if err := r.Scan(&c.Generation, moment{&c.AppliedAt}, &files, &variables, &c.By, &c.From, &c.Directory, &c.Reason, &c.Summary); err != nil {
 		return err
 	}
 	if err := fromJSON(files, &c.Files); err != nil {

@@ -47,8 +47,10 @@ func (w *writer) prepare() error {
 		{&s.commit, `COMMIT`},
 		{&s.rollback, `ROLLBACK`},
 		{&s.meta, `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`},
-		{&s.config, `INSERT INTO configs (generation, applied_at, files, variables) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (generation) DO UPDATE SET applied_at = excluded.applied_at, files = excluded.files, variables = excluded.variables`},
+		{&s.config, `INSERT INTO configs (generation, applied_at, files, variables, by_whom, origin, directory, reason, summary)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+			ON CONFLICT (generation) DO UPDATE SET applied_at = excluded.applied_at, files = excluded.files, variables = excluded.variables,
+			by_whom = excluded.by_whom, origin = excluded.origin, directory = excluded.directory, reason = excluded.reason, summary = excluded.summary`},
 		{&s.counters, `UPDATE counters SET next_build = $1, next_op = $2, max_request = $3`},
 		{&s.requestNew, `INSERT INTO requests (id, builder, priority, reason, scheduler, owner, source, properties, worker, parent, generation, submitted_at,
 			source_key, state, attempts, build, result, text, finished_at)

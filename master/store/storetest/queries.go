@@ -95,12 +95,17 @@ func testInstances(t *testing.T, open func(t *testing.T) store.Store) {
 func testConfigs(t *testing.T, open func(t *testing.T) store.Store) {
 	s := open(t)
 	defer closing(t, s)
-	one := store.ConfigSnapshot{Generation: 1, AppliedAt: at(1), Files: map[string][]byte{"a.hcl": []byte("x = \"\xff\"\n")}, Variables: map[string]string{"v": `"1"`}}
+	one := store.ConfigSnapshot{Generation: 1, AppliedAt: at(1), Files: map[string][]byte{"a.hcl": []byte("x = \"\xff\"\n")}, Variables: map[string]string{"v": `"1"`},
+		By: "ann", From: "apply", Directory: "/etc/rouse", Reason: "more workers", Summary: []byte(`{"add":1}`)}
 	two := store.ConfigSnapshot{Generation: 2, AppliedAt: at(2)}
 	commit(t, s, store.Tx{Config: &one})
 	commit(t, s, store.Tx{Config: &two})
 	same(t, "1", ok[store.ConfigSnapshot](t)(s.Config(ctx(t), 1)), one)
 	same(t, "latest", ok[store.ConfigSnapshot](t)(s.LatestConfig(ctx(t))), two)
+	same(t, "newest first", ok[[]store.ConfigSnapshot](t)(s.Configs(ctx(t), 1)), []store.ConfigSnapshot{two})
+	short := one
+	short.Files, short.Variables = nil, nil
+	same(t, "without the text", ok[[]store.ConfigSnapshot](t)(s.Configs(ctx(t), 0)), []store.ConfigSnapshot{two, short})
 }
 
 func seqs(rows []store.JournalRow) (out []string) {
