@@ -47,7 +47,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.umaskText, "umask", "", "octal `MASK` for files that commands make, such as 022")
 	fs.StringVar(&o.ca, "ca", "", "`FILE` with the certificates (PEM) that a wss:// master must have; the system's are used otherwise")
 	fs.StringVar(&o.watch, "watch", "", "ask the metadata service of this `CLOUD` (ec2) whether the machine is taken back, and tell the master")
-	fs.StringVar(&o.config, "config", "", "JSON `FILE` with these settings, mode 0600")
+	fs.StringVar(&o.config, "config", "", "JSON `FILE` with these settings, mode 0600; smbios: takes them from the machine's OEM strings")
 	fs.BoolVar(&o.logJSON, "log-json", false, "log as JSON")
 	return fs
 }
@@ -146,7 +146,11 @@ func metadata(environ []string) string {
 
 func readConfig(path string) (file, error) {
 	var f file
-	b, err := readPrivate(path)
+	read := func() ([]byte, error) { return readPrivate(path) }
+	if path == fromSMBIOS {
+		read = readSMBIOS
+	}
+	b, err := read()
 	if err != nil {
 		return f, fmt.Errorf("-config: %w", err)
 	}
@@ -158,7 +162,7 @@ func readConfig(path string) (file, error) {
 	if f.OrphanSeconds > int64(365*24*time.Hour/time.Second) {
 		return f, fmt.Errorf("-config %s: orphan_seconds is more than a year", path)
 	}
-	if f.Remove {
+	if f.Remove && path != fromSMBIOS {
 		if err := os.Remove(path); err != nil {
 			return f, fmt.Errorf("-config: the file holds a secret and cannot be removed: %w", err)
 		}

@@ -38,6 +38,7 @@ For one short-lived instance, a provider starts it with a configuration file ins
 
 FILE is JSON with mode 0600: {"master": URL, "name": NAME, "token": TOKEN, "instance": KEY, "basedir": DIR, "orphan_seconds": 600,
 "on_end": "poweroff", "ca_pem": "-----BEGIN…", "watch": "ec2", "remove": true}. With "remove" the file is deleted as soon as it has been read.
+A virtual machine may carry the same JSON in base64 in an SMBIOS OEM string (type 11), "rouse.agent=…": then FILE is smbios:
 
 With -watch ec2 it asks the instance metadata service every 5 s whether EC2 takes the machine back, and tells the master, which then gives the
 builds to other workers. AWS_EC2_METADATA_SERVICE_ENDPOINT names another service than http://169.254.169.254.
