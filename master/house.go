@@ -16,10 +16,8 @@ import (
 	"github.com/rouse-ci/rouse/master/notify"
 	"github.com/rouse-ci/rouse/master/steplog"
 	"github.com/rouse-ci/rouse/master/store"
+	"github.com/rouse-ci/rouse/worker/proto"
 )
-
-// noticeSpot is what an agent says when its machine is about to be taken back.
-const noticeSpot = "spot-interruption"
 
 const (
 	houseEvery = time.Hour
@@ -170,8 +168,11 @@ func (m *master) targets() notify.Targets {
 // notice is what an agent says of its machine.
 func (m *master) notice(worker, kind, text string) {
 	m.log.Info("master: a worker says", "worker", worker, "kind", kind, "text", text)
-	if kind == noticeSpot { // its machine is taken back: better retry now than be cut off
+	switch kind {
+	case proto.NoticeSpot: // its machine is taken back: better retry now than be cut off
 		m.engine.Deliver(core.EndAsked{Worker: worker, Reason: "the provider takes the instance back: " + text})
+	case proto.NoticeRebalance:
+		m.engine.Deliver(core.LeaveAsked{Worker: worker, Reason: "the provider may take the instance back: " + text})
 	}
 }
 

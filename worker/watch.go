@@ -18,7 +18,7 @@ func (a *Agent) watcher() (*imds.Watcher, error) {
 	case "":
 		return nil, nil
 	case WatchEC2:
-		return imds.New(a.cfg.Metadata, a.log)
+		return imds.New(a.cfg.Metadata, a.cfg.WatchEvery, a.log)
 	}
 	return nil, fmt.Errorf("watch %q is not known; it can be %q", a.cfg.Watch, WatchEC2)
 }

@@ -42,9 +42,10 @@ type Config struct {
 	TLS      *tls.Config
 	Version  string
 	Watch    string // whom to ask whether this machine is taken back: WatchEC2, or "" for nobody
-	Metadata string // URL of the metadata service that is asked; "" is the provider's own
+	Metadata string // URL of the metadata service that is asked; "" is the cloud's own
 	Log      *slog.Logger
 
+	WatchEvery  time.Duration // imds.Every
 	Heartbeat   time.Duration // proto.Heartbeat
 	DeadAfter   time.Duration // proto.DeadAfter
 	SpoolMemory int64         // bytes per command kept in memory; 4 MiB

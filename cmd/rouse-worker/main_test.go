@@ -67,6 +67,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		"colon":               append(ok[:8:8], "-name", "a:b"),
 		"unknown field":       append(ok[:8:8], "-config", put(t, `{"nmae":"x"}`, 0o600)),
 		"no certificate":      append(ok[:8:8], "-ca", put(t, "x", 0o644)),
+		"can be \"ec2\"":      append(ok[:8:8], "-watch", "gce"),
 		"octal":               append(ok[:8:8], "-umask", "9"),
 		"unexpected argument": append(ok[:8:8], "extra"),
 		"no such file":        append(ok[:8:8], "-config", "/nonexistent"),
@@ -74,6 +75,24 @@ func TestMistakesAreExplained(t *testing.T) {
 	} {
 		if _, _, err := configure(args, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got %v, want %q", args, err, want)
+		}
+	}
+}
+
+func TestWatchComesFromTheFileOrTheFlagAndItsServiceFromTheVariableOfAWS(t *testing.T) {
+	t.Parallel()
+	conf := put(t, `{"master": "ws://h:1", "name": "w", "basedir": "/b", "token": "t", "watch": "ec2"}`, 0o600)
+	for _, tc := range []struct {
+		args, env       []string
+		watch, metadata string
+	}{
+		{[]string{"-config", conf}, []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:1"}, "ec2", "http://127.0.0.1:1"},
+		{[]string{"-master", "ws://h:1", "-name", "w", "-basedir", "/b", "-watch", "ec2"}, []string{"ROUSE_WORKER_TOKEN=t"}, "ec2", ""},
+		{[]string{"-master", "ws://h:1", "-name", "w", "-basedir", "/b"}, []string{"ROUSE_WORKER_TOKEN=t"}, "", ""},
+	} {
+		cfg, _, err := configure(tc.args, tc.env)
+		if err != nil || cfg.Watch != tc.watch || cfg.Metadata != tc.metadata {
+			t.Errorf("%v: watch %q of %q, %v", tc.args, cfg.Watch, cfg.Metadata, err)
 		}
 	}
 }

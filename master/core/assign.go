@@ -94,6 +94,8 @@ func (s *State) room(w *worker) (rank int, why string) {
 		return noRoom, "its instance is being destroyed"
 	case f.Outdated:
 		return noRoom, "its instance has an old configuration and is being replaced"
+	case f.Leaving != "":
+		return noRoom, "its instance ends when it is idle: " + f.Leaving
 	case in.Served && w.cfg.BuildWaitTimeout == 0:
 		return noRoom, "its instance has served its one build (build_wait_timeout = 0)"
 	case f.Session != 0:

@@ -153,6 +153,10 @@ type (
 	// EndAsked orders the end of a worker's instance, whatever it does: its builds are told to stop and are retried.
 	EndAsked struct{ Worker, Reason string }
 
+	// LeaveAsked orders the end of a worker's instance as soon as it is idle: running builds go on, and no other is begun on it. It is not stored: who
+	// asks for it asks again after a restart.
+	LeaveAsked struct{ Worker, Reason string }
+
 	// OpDone is the one result of an effect that has an OpID.
 	OpDone struct {
 		Op     model.OpID
@@ -410,6 +414,7 @@ func (Submitted) event()     {}
 func (CancelAsked) event()   {}
 func (PauseAsked) event()    {}
 func (EndAsked) event()      {}
+func (LeaveAsked) event()    {}
 func (OpDone) event()        {}
 func (Attached) event()      {}
 func (Detached) event()      {}

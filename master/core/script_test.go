@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 //	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
 //	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W
 //	ok|fail|gone|lost create|check|destroy W [CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
+//	leave W
 //	scheduler NAME every=D | scheduled NAME [no]
 //	list P [KEY…] | crash | stop POLICY | explain ID
 func TestScripts(t *testing.T) {
@@ -192,6 +193,8 @@ func (s *script) order(verb string, args []string) {
 		s.step(core.PauseAsked{Worker: p[0], Reason: strings.Join(p[1:], " ")})
 	case "kill":
 		s.step(core.EndAsked{Worker: p[0], Reason: "ordered"})
+	case "leave":
+		s.step(core.LeaveAsked{Worker: p[0], Reason: "likely to be taken back"})
 	case "ok", "fail", "gone", "lost":
 		s.answer(verb, p)
 	case "attach":

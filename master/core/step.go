@@ -38,6 +38,9 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 		if w := s.workers[ev.Worker]; w != nil && w.facts.Instance != nil && !w.facts.Instance.Doomed {
 			s.doom(w, ev.Reason, false)
 		}
+	case LeaveAsked:
+		s.event = "LeaveAsked"
+		s.leaveAsked(ev)
 	case OpDone:
 		s.event = "OpDone"
 		s.opDone(ev)
@@ -305,6 +308,16 @@ func (s *State) pauseAsked(ev PauseAsked) {
 	s.entry(Entry{Kind: "worker", Worker: w.cfg.Name, To: to, Cause: ev.Reason})
 	s.dirtyWorker(w)
 	s.freed(w)
+}
+
+func (s *State) leaveAsked(ev LeaveAsked) {
+	w := s.workers[ev.Worker]
+	if w == nil || w.facts.Instance == nil || w.facts.Instance.Doomed || w.facts.Leaving != "" {
+		return
+	}
+	w.facts.Leaving = ev.Reason
+	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: w.facts.Instance.Key, To: "leaving", Cause: ev.Reason})
+	s.touch(w)
 }
 
 // newOp registers a call to a provider.

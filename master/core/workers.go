@@ -100,6 +100,7 @@ func (s *State) create(w *worker) {
 		w.st.Generation++
 		key := model.InstanceKey(s.owner + "-" + w.cfg.Name + "-" + strconv.Itoa(w.st.Generation))
 		in = &latent.Instance{Key: key, Worker: w.cfg.Name, Provider: w.cfg.Provider, Spec: w.cfg.Spec, Price: w.cfg.Price, AskedAt: s.now}
+		w.facts.Leaving = ""
 		w.facts.Instance, w.facts.Outdated, w.facts.NotBefore, w.facts.Missed, w.facts.Repeats = in, false, noTime, false, 0
 		s.instances[key] = w
 		for _, b := range w.builds {

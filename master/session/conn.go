@@ -175,7 +175,12 @@ func (s *session) request(m *proto.Message, size int) (reuse bool, err error) {
 	}
 	switch m.Op {
 	case proto.OpNotice:
-		s.hub.opt.Notice(s.worker, clip(m.Text("kind"), 80), clip(m.Text("text"), 4096))
+		select {
+		case <-s.admitted:
+			s.hub.opt.Notice(s.worker, clip(m.Text("kind"), 80), clip(m.Text("text"), 4096))
+		default: // one that may be refused, such as the agent of an earlier instance, has nothing to say of the live one
+			err = errors.New("a notice before the agent is admitted")
+		}
 	case proto.OpUpdate:
 		if r := s.run(m.CommandID); r != nil {
 			err = r.update(s, m, size)

@@ -118,6 +118,21 @@ func TestRequestsGetOneResponseEach(t *testing.T) {
 	a.want(proto.OpResponse)
 }
 
+// The agent of an instance that has been replaced still has a token; it must not end the live instance before it is refused.
+func TestNobodyHearsANoticeOfAnAgentThatIsNotAdmitted(t *testing.T) {
+	t.Parallel()
+	var heard atomic.Int32
+	m := newMaster(t, Options{Notice: func(string, string, string) { heard.Add(1) }})
+	m.admit = func(core.Attached) bool { return false }
+	a := m.dial("w1", nonceA)
+	a.hello()
+	event[core.Attached](m)
+	a.send(proto.Request(proto.OpNotice, a.next(), "", map[string]any{"kind": proto.NoticeSpot, "text": "now"}))
+	if r := a.want(proto.OpResponse); !r.IsException || heard.Load() != 0 {
+		t.Errorf("got %+v; heard %d times", r, heard.Load())
+	}
+}
+
 func TestFloodOfUpdatesFailsTheCommandInBoundedMemory(t *testing.T) {
 	t.Parallel()
 	big := strings.Repeat("x", 3<<20)

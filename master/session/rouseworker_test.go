@@ -13,14 +13,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/worker"
+	"github.com/rouse-ci/rouse/worker/imds/imdstest"
 	"github.com/rouse-ci/rouse/worker/proto"
 )
 
 // startAgent runs rouse's own agent against m.
 func startAgent(t *testing.T, m *master, url string) {
 	t.Helper()
-	a, err := worker.New(worker.Config{Master: strings.Replace(url, "http", "ws", 1), Name: "w1", Secret: "pw-w1", Basedir: t.TempDir()})
+	runAgent(t, worker.Config{Master: strings.Replace(url, "http", "ws", 1), Name: "w1", Secret: "pw-w1"})
+}
+
+func runAgent(t *testing.T, cfg worker.Config) {
+	t.Helper()
+	cfg.Basedir = t.TempDir()
+	a, err := worker.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,5 +161,73 @@ func TestOurAgentTransfersAndIsInterrupted(t *testing.T) {
 	cancel()
 	if r := await(t, run); r.err != nil || r.out.RC != -1 {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// What the metadata service announces is said once over each connection while it holds.
+func TestOurAgentSaysOnceOverEachConnectionThatItsMachineIsTakenBack(t *testing.T) {
+	t.Parallel()
+	said := make(chan string, 100)
+	m := newMaster(t, Options{Notice: func(w, k, text string) { said <- w + ": " + k + ": " + text }})
+	service := imdstest.New(t)
+	runAgent(t, worker.Config{Master: strings.Replace(m.url, "http", "ws", 1), Name: "w1", Secret: "pw-w1", Watch: worker.WatchEC2, Metadata: service.URL,
+		WatchEvery: time.Millisecond})
+	want := func(text string) {
+		t.Helper()
+		select {
+		case got := <-said:
+			if got != text {
+				t.Errorf("the agent says %q, want %q", got, text)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("the agent does not say %q", text)
+		}
+	}
+	nothing := func() {
+		t.Helper()
+		before := service.Requests()
+		until(t, "the service is asked some more", func() bool { return service.Requests() > before+10 })
+		if len(said) > 0 {
+			t.Errorf("the agent says %q", <-said)
+		}
+	}
+	cut := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.peers["w1"].cur.abort()
+	}
+	event[core.Attached](m)
+	nothing()
+	service.Announce(imdstest.Rebalance, `{"noticeTime": "2026-10-27T08:22:00Z"}`)
+	want("w1: rebalance: an interruption has become likely, said at 2026-10-27T08:22:00Z")
+	service.Announce(imdstest.Action, `{"action": "terminate", "time": "2026-10-27T08:25:00Z"}`)
+	want("w1: spot-interruption: terminate at 2026-10-27T08:25:00Z")
+	nothing()
+
+	cut()
+	want("w1: spot-interruption: terminate at 2026-10-27T08:25:00Z")
+	want("w1: rebalance: an interruption has become likely, said at 2026-10-27T08:22:00Z")
+	nothing()
+
+	service.Announce(imdstest.Action, "")
+	nothing()
+	cut()
+	want("w1: rebalance: an interruption has become likely, said at 2026-10-27T08:22:00Z")
+	nothing()
+}
+
+func TestOurAgentAsksNobodyUnlessToldTo(t *testing.T) {
+	t.Parallel()
+	m := newMaster(t, Options{})
+	service := imdstest.New(t)
+	runAgent(t, worker.Config{Master: strings.Replace(m.url, "http", "ws", 1), Name: "w1", Secret: "pw-w1", Metadata: service.URL, WatchEvery: time.Millisecond})
+	until(t, "the agent has attached", func() bool { return m.Info("w1") != nil })
+	var l log
+	if r := await(t, m.start(t.Context(), "w1", m.shell("c1", 2000, &l))); r.err != nil {
+		t.Error(r.err)
+	}
+	m.Forget("w1", "c1")
+	if n := service.Requests(); n > 0 {
+		t.Errorf("%d requests", n)
 	}
 }

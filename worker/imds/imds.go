@@ -6,6 +6,7 @@
 package imds
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,10 @@ import (
 // Endpoint is where EC2 serves metadata to every instance.
 const Endpoint = "http://169.254.169.254"
 
+// Every is how often EC2's documentation recommends to ask for spot notices, which come two minutes ahead.
+const Every = 5 * time.Second
+
 const (
-	every      = 5 * time.Second // as EC2's documentation recommends for spot notices, which come two minutes ahead
 	longest    = time.Minute     // between two attempts while the service does not answer
 	timeout    = 2 * time.Second // of one request: the service is on the machine's own host
 	tokenLife  = 6 * time.Hour   // the longest that EC2 grants
@@ -73,11 +76,9 @@ type Watcher struct {
 	quiet   bool                 // that it fails has been said
 }
 
-// New makes a watcher of the service at an http or https URL; "" is Endpoint. It dials nothing.
-func New(endpoint string, log *slog.Logger) (*Watcher, error) {
-	if endpoint == "" {
-		endpoint = Endpoint
-	}
+// New makes a watcher that asks the service at an http or https URL ("" is Endpoint) so often (0 is Every). It dials nothing.
+func New(endpoint string, every time.Duration, log *slog.Logger) (*Watcher, error) {
+	endpoint, every = cmp.Or(endpoint, Endpoint), cmp.Or(every, Every)
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("the metadata service's endpoint %q is not a URL such as %s", endpoint, Endpoint)

@@ -108,7 +108,13 @@ const (
 	OpAck    = "ack"    // master -> agent, one-way: command_id, pos (int): all before pos is in the log
 	OpResume = "resume" // master -> agent: command_id, pos (int): send again from pos, then go on. Exception if the command is not known
 	OpForget = "forget" // master -> agent: command_id: its completion is stored; drop what is kept of it
-	OpNotice = "notice" // agent -> master: kind, text: something the machine wants to say ("spot-interruption", "shutdown")
+	OpNotice = "notice" // agent -> master: kind, text: something the machine wants to say
+)
+
+// Kinds of notice. Others are shown to people and have no consequence.
+const (
+	NoticeSpot      = "spot-interruption" // the machine is about to be taken back: its builds are given to others at once
+	NoticeRebalance = "rebalance"         // the machine is likely to be taken back soon: what runs goes on, nothing is begun on it
 )
 
 // Stream says where output came from.

@@ -48,12 +48,13 @@ func (k OpKind) String() string { return [...]string{"", "create", "check", "des
 
 // Facts are independent of each other and are what decisions are made from. State is derived from them and never stored.
 type Facts struct {
-	Builds   int  // builds assigned to the worker, whether they wait for its agent or run
-	Running  int  // those that run
-	Retired  bool // no longer in the configuration
-	Outdated bool // the configuration of its instance has changed
-	Frozen   bool // the master is stopping: make nothing new
-	Draining bool // the master is stopping: end what is idle
+	Builds   int    // builds assigned to the worker, whether they wait for its agent or run
+	Running  int    // those that run
+	Retired  bool   // no longer in the configuration
+	Outdated bool   // the configuration of its instance has changed
+	Frozen   bool   // the master is stopping: make nothing new
+	Draining bool   // the master is stopping: end what is idle
+	Leaving  string // not empty: no build is begun on the instance any more and it ends when it is idle, and why
 
 	Instance *Instance
 	Session  model.SessionID // the attached agent, or zero
@@ -201,6 +202,8 @@ func (f *Facts) doom(now time.Time, p Policy) (why string, fault bool, wake time
 			return "its configuration has changed", false, wake
 		case f.Draining:
 			return "the master is stopping", false, wake
+		case f.Leaving != "":
+			return f.Leaving, false, wake
 		case in.AttachedAt.IsZero() && !f.Frozen:
 			return "no build needs it any more", false, wake
 		case f.Session != 0 && p.BuildWait == 0 && !f.Frozen:
