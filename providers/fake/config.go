@@ -12,6 +12,7 @@ import (
 
 // Config is a decoded provider block. A rate is the probability that a call meets the fault.
 type Config struct {
+	Place        string        // where its instances live: those of another place are not seen
 	Seed         int64         // of all faults
 	BootDelay    time.Duration // from Create to running
 	DestroyDelay time.Duration // from Destroy to gone
@@ -55,10 +56,11 @@ func (*Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Di
 	durations := map[string]*time.Duration{
 		"boot_delay": &c.BootDelay, "destroy_delay": &c.DestroyDelay, "call_delay": &c.CallDelay, "list_stale": &c.ListStale,
 	}
-	names := []string{"seed", "capacity", "quota", "create_error_class"}
+	names := []string{"place", "seed", "capacity", "quota", "create_error_class"}
 	names = slices.AppendSeq(names, sortedKeys(rates))
 	names = slices.AppendSeq(names, sortedKeys(durations))
 	a := decode.Body(body, ctx, names...)
+	a.String("place", &c.Place)
 	a.Int("seed", &c.Seed, -1<<53, 1<<53)
 	a.Int("capacity", &c.Capacity, 0, 1_000_000)
 	a.Int("quota", &c.Quota, 0, 1_000_000)
@@ -70,6 +72,12 @@ func (*Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Di
 		a.Duration(name, durations[name])
 	}
 	return c, a.Diags
+}
+
+// Place implements providers.PlaceKind.
+func (*Kind) Place(config any) string {
+	c, _ := config.(Config)
+	return c.Place
 }
 
 // DecodeInstance implements providers.Kind.

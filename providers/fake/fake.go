@@ -27,16 +27,18 @@ type Options struct {
 	OnStopped func(key providers.Key)
 }
 
-// Kind is the provider kind "fake". All providers of one name that it opens share one world, as the processes of one account do.
+// Kind is the provider kind "fake". All providers of one name and place that it opens share one world, as the processes of one account do.
 type Kind struct {
 	opts Options
 
 	mu     sync.Mutex
-	worlds map[string]*world
+	worlds map[site]*world
 }
 
+type site struct{ name, place string }
+
 // New returns a Kind with no instances.
-func New(opts Options) *Kind { return &Kind{opts: opts, worlds: map[string]*world{}} }
+func New(opts Options) *Kind { return &Kind{opts: opts, worlds: map[site]*world{}} }
 
 // Name implements providers.Kind.
 func (*Kind) Name() string { return "fake" }
@@ -49,10 +51,11 @@ func (k *Kind) Open(_ context.Context, env providers.Env) (providers.Provider, p
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	w := k.worlds[env.Name]
+	here := site{env.Name, cfg.Place}
+	w := k.worlds[here]
 	if w == nil {
 		w = &world{opts: k.opts, instances: map[providers.Key]*instance{}, calls: map[call]uint64{}}
-		k.worlds[env.Name] = w
+		k.worlds[here] = w
 	}
 	log := env.Log
 	if log == nil {
@@ -69,35 +72,48 @@ func (k *Kind) Open(_ context.Context, env providers.Env) (providers.Provider, p
 	}, nil
 }
 
-// Instances returns what really exists under a provider's name, whoever owns it and whatever its lists say.
-func (k *Kind) Instances(name string) []providers.Instance {
-	k.mu.Lock()
-	w := k.worlds[name]
-	k.mu.Unlock()
-	if w == nil {
-		return nil
+// Instances returns what really exists under a provider's name in all its places, whoever owns it and whatever its lists say.
+func (k *Kind) Instances(name string) (all []providers.Instance) {
+	for _, w := range k.of(name) {
+		w.mu.Lock()
+		all = append(all, w.list(time.Now(), func(*instance) bool { return true })...)
+		w.mu.Unlock()
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.list(time.Now(), func(*instance) bool { return true })
+	return all
+}
+
+// of are the worlds of a name, in the order of their places.
+func (k *Kind) of(name string) (all []*world) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sites := slices.SortedFunc(maps.Keys(k.worlds), func(a, b site) int { return strings.Compare(a.place, b.place) })
+	for _, s := range sites {
+		if s.name == name {
+			all = append(all, k.worlds[s])
+		}
+	}
+	return all
 }
 
 // Fail makes an instance end by itself, as a machine does that crashes. It says whether there was one to fail.
 func (k *Kind) Fail(name string, key providers.Key, detail string) bool {
-	k.mu.Lock()
-	w := k.worlds[name]
-	k.mu.Unlock()
-	if w == nil {
-		return false
+	for _, w := range k.of(name) {
+		if w.fail(key, detail) {
+			return true
+		}
 	}
+	return false
+}
+
+func (w *world) fail(key providers.Key, detail string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	in := w.instances[key]
-	if now := time.Now(); in == nil || in.state(now) > providers.Running {
+	now := time.Now()
+	if in == nil || in.state(now) > providers.Running {
 		return false
-	} else {
-		in.failed, in.detail = now, detail
 	}
+	in.failed, in.detail = now, detail
 	w.stop(in)
 	return true
 }

@@ -295,3 +295,28 @@ func TestMistakesInTheConfigurationHaveRanges(t *testing.T) {
 		}
 	}
 }
+
+func TestInstancesOfAnotherPlaceAreNotSeen(t *testing.T) {
+	t.Parallel()
+	k := New(Options{})
+	here, there := open(t, k, `place = "here"`), open(t, k, `place = "there"`)
+	ctx := context.Background()
+	if _, err := here.Create(ctx, request(t, "a", "")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := there.Get(ctx, "a"); providers.ClassOf(err) != providers.NotFound {
+		t.Errorf("got %v", err)
+	}
+	if err := there.Destroy(ctx, "a"); providers.ClassOf(err) != providers.NotFound {
+		t.Errorf("destroyed from elsewhere: %v", err)
+	}
+	if list, err := there.List(ctx, "o"); err != nil || len(list) != 0 {
+		t.Errorf("%v, %v", list, err)
+	}
+	if n := len(k.Instances("f")); n != 1 || !k.Fail("f", "a", "power failure") {
+		t.Errorf("%d instances in all places", n)
+	}
+	if k.Place(decodeProvider(t, k, `place = "here"`)) == k.Place(decodeProvider(t, k, "")) {
+		t.Error("two places are one")
+	}
+}
