@@ -4,7 +4,10 @@
 // JSON names are fixed here, since the API, the store and the command line all print the same thing.
 package model
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Identifiers are distinct types, so that a build can never be passed where a request is meant.
 // All of them count from 1; 0 means "none".
@@ -146,4 +149,11 @@ type Instance struct {
 	DoomedAt   time.Time     `json:"doomed_at,omitzero"`
 	GoneAt     time.Time     `json:"gone_at,omitzero"`
 	Price      float64       `json:"price"` // per hour, in the configuration's currency
+}
+
+// ProviderName is the name of a provider's block, of its handle. A handle is what the core, the engine and the store know a provider by: the block's name, or
+// name@place if the block says where its instances live. Two places are two handles, since neither sees the other's instances. People see the name.
+func ProviderName(handle string) string {
+	name, _, _ := strings.Cut(handle, "@")
+	return name
 }
