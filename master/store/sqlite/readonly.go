@@ -73,7 +73,9 @@ func (r *Reader) check(ctx context.Context) error {
 }
 
 // Load is Store.Load.
-func (r *Reader) Load(ctx context.Context) (core.Saved, map[string]string, error) { return r.s.Load(ctx) }
+func (r *Reader) Load(ctx context.Context) (core.Saved, map[string]string, error) {
+	return r.s.Load(ctx)
+}
 
 // LatestConfig is Store.LatestConfig.
 func (r *Reader) LatestConfig(ctx context.Context) (store.ConfigSnapshot, error) {
