@@ -36,6 +36,7 @@ type Master struct {
 	API          string // address of the HTTP API besides the local socket; default "" = none
 	TLSCert      string // files, for the worker port and the API
 	TLSKey       string
+	TLSCa        Trust         // tls_ca: what the agents of instances trust instead of their system's certificates
 	Tokens       []APIToken    // who may use the API over TCP
 	OnStop       string        // on_master_stop: "keep" (default), "drain", "terminate"
 	MaxAttempts  int           // default 5: attempts without a verdict before a request ends

@@ -10,7 +10,7 @@ import (
 )
 
 var masterSchema = &hcl2.BodySchema{
-	Attributes: attributes("name", "listen", "url", "api", "tls_cert", "tls_key", "on_master_stop", "max_attempts", "log_max_age", "log_max_size",
+	Attributes: attributes("name", "listen", "url", "api", "tls_cert", "tls_key", "tls_ca", "on_master_stop", "max_attempts", "log_max_age", "log_max_size",
 		"record_max_age", "artifacts_dir", "currency"),
 	Blocks: []hcl2.BlockHeaderSchema{{Type: "token", LabelNames: []string{"name"}}, {Type: "mail"}, {Type: "webhook"}},
 }
@@ -60,6 +60,10 @@ func (l *loader) master(blocks hcl2.Blocks) {
 		l.errorf(&b.DefRange, "Incomplete TLS", "tls_cert and tls_key belong together; only one of them is set.")
 	}
 	m.TLSCert, m.TLSKey = inside(l.o.Dir, m.TLSCert), inside(l.o.Dir, m.TLSKey)
+	l.trust(a, "tls_ca", &m.TLSCa)
+	if a.has("tls_ca") && !strings.HasPrefix(m.URL, "wss:") && (m.URL != "" || m.TLSCert == "") {
+		l.warnf(a.rng("tls_ca"), "Certificates without TLS", "Agents reach the worker port without TLS, so tls_ca has no effect. Set tls_cert and tls_key, or a url that begins with wss://.")
+	}
 	a.oneOf("on_master_stop", &m.OnStop, "keep", "drain", "terminate")
 	a.integer("max_attempts", &m.MaxAttempts, 1, 1000)
 	a.duration("log_max_age", &m.LogMaxAge, false)

@@ -107,11 +107,13 @@ func (m *master) workerOf(inst model.InstanceKey) (string, bool) {
 
 // describe says how an instance of a worker is made.
 func (m *master) describe(worker string, key model.InstanceKey) (any, providers.Agent, error) {
-	w := m.current.Load().workers[worker]
+	c := m.current.Load()
+	w := c.workers[worker]
 	if w == nil {
 		return nil, providers.Agent{}, fmt.Errorf("worker %s is not in the configuration any more", worker)
 	}
-	return w.Instance, providers.Agent{Master: m.url, Name: worker, Token: session.Token(m.key, key), Orphan: w.OrphanTimeout}, nil
+	return w.Instance, providers.Agent{Master: m.url, Name: worker, Token: session.Token(m.key, key), Orphan: w.OrphanTimeout,
+		TLSRoot: c.cfg.Master.TLSCa.PEM}, nil
 }
 
 func (m *master) keepalive(worker string) time.Duration {
