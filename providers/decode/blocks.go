@@ -24,7 +24,23 @@ func BodyBlocks(body hcl2.Body, ctx *hcl2.EvalContext, names, blocks []string) *
 	if content != nil {
 		a.attrs, a.blocks = content.Attributes, content.Blocks
 	}
+	if a.whole = body.MissingItemRange(); a.whole.Filename == "<empty>" {
+		a.whole = hcl2.Range{} // the loader names the block that the body is missing from
+	}
 	return a
+}
+
+// Whole is the range for a mistake of the body as such, if it was read by BodyBlocks.
+func (a *Attrs) Whole() hcl2.Range { return a.whole }
+
+// Null says whether the attribute is present and null.
+func (a *Attrs) Null(name string) bool {
+	attr, ok := a.attrs[name]
+	if !ok {
+		return false
+	}
+	v, diags := attr.Expr.Value(a.ctx)
+	return !diags.HasErrors() && v.IsNull()
 }
 
 // Blocks returns the blocks of a type, in the order of the text.

@@ -24,6 +24,7 @@ type Attrs struct {
 	attrs  hcl2.Attributes
 	blocks hcl2.Blocks
 	ctx    *hcl2.EvalContext
+	whole  hcl2.Range
 }
 
 // Body reads the named attributes of a body; any other attribute and any block is a mistake.

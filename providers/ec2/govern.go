@@ -1,0 +1,168 @@
+package ec2
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"golang.org/x/time/rate"
+)
+
+// class is a kind of call with a budget of its own. Each operation has its own bucket of its class's size, as EC2 counts by operation.
+type class struct {
+	burst   int           // requests at once
+	perSec  float64       // refill, requests per second
+	attempt time.Duration // one try takes no longer; then it is tried again while the call's deadline allows
+	read    bool          // changes nothing, so a lost reply leaves nothing uncertain
+}
+
+// The sizes are EC2's defaults for an account and region, from AWS's page "Request throttling for the Amazon EC2 API" (request token buckets).
+// Its resource buckets (RunInstances and StartInstances 1000 at 2/s, TerminateInstances and StopInstances 1000 at 20/s) count instances; since a
+// run asks for one instance, its resource bucket is never the first to run dry, and terminations are merged into few requests, which
+// governor.instances counts.
+var (
+	classDescribe  = class{burst: 100, perSec: 20, attempt: 10 * time.Second, read: true}
+	classConsole   = class{burst: 50, perSec: 10, attempt: 10 * time.Second, read: true}
+	classOther     = class{burst: 10, perSec: 5, attempt: 10 * time.Second, read: true} // of other services
+	classMutate    = class{burst: 50, perSec: 5, attempt: 15 * time.Second}
+	classRun       = class{burst: 5, perSec: 2, attempt: 30 * time.Second}
+	classStart     = class{burst: 5, perSec: 2, attempt: 15 * time.Second}
+	classTerminate = class{burst: 100, perSec: 5, attempt: 10 * time.Second}
+	classStop      = class{burst: 100, perSec: 5, attempt: 15 * time.Second}
+)
+
+// governor keeps every operation within its bucket and repeats what was throttled or lost, inside the caller's deadline. Every call of this
+// package may be repeated: reads change nothing, RunInstances carries a token, and the others are idempotent by their nature.
+type governor struct {
+	factor float64 // of all rates
+
+	mu      sync.Mutex
+	buckets map[string]*bucket
+	counts  map[string]int // requests sent, by operation
+}
+
+type bucket struct {
+	limit *rate.Limiter
+	full  rate.Limit // what the limit is when nobody throttles us
+}
+
+func newGovernor(factor float64) *governor {
+	return &governor{factor: factor, buckets: map[string]*bucket{}, counts: map[string]int{}}
+}
+
+func (g *governor) bucket(op string, c class) *bucket {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := g.buckets[op]
+	if b == nil {
+		full := rate.Limit(c.perSec * g.factor)
+		b = &bucket{limit: rate.NewLimiter(full, max(int(float64(c.burst)*g.factor), 1)), full: full}
+		g.buckets[op] = b
+	}
+	return b
+}
+
+func (g *governor) count(op string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.counts[op]++
+}
+
+// sent says how many requests were sent, by operation.
+func (g *governor) sent() map[string]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := make(map[string]int, len(g.counts))
+	for op, n := range g.counts {
+		m[op] = n
+	}
+	return m
+}
+
+// throttled empties the bucket and halves its refill, down to an eighth: somebody else uses the account's budget, too.
+func (b *bucket) throttled() {
+	now := time.Now()
+	if n := int(b.limit.TokensAt(now)); n > 0 {
+		b.limit.ReserveN(now, n)
+	}
+	b.limit.SetLimitAt(now, max(b.limit.Limit()/2, b.full/8))
+}
+
+// passed gives back a tenth of the refill.
+func (b *bucket) passed() {
+	if l := b.limit.Limit(); l < b.full {
+		b.limit.SetLimit(min(l+b.full/10, b.full))
+	}
+}
+
+// callError is what a call of AWS ended with.
+type callError struct {
+	op        string
+	err       error // of the last try
+	uncertain bool  // some try may have had its effect
+}
+
+func (e *callError) Error() string { return e.op + ": " + describe(e.err) }
+func (e *callError) Unwrap() error { return e.err }
+
+// errNoTurn is the end of a call that got no token of its bucket before its deadline: it was never sent.
+var errNoTurn = errors.New("the request limit of EC2 left no turn before the deadline")
+
+// governed wraps one operation of a client.
+func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Context, *I, ...func(*Opt)) (*O, error)) call[I, O] {
+	return func(ctx context.Context, in *I) (*O, error) {
+		b := g.bucket(op, c)
+		pause := backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(100*time.Millisecond), // with a randomization of 1: full jitter up to twice the interval
+			backoff.WithRandomizationFactor(1), backoff.WithMultiplier(2), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+		failed := &callError{op: op}
+		for {
+			if err := b.limit.Wait(ctx); err != nil {
+				if failed.err == nil {
+					failed.err = errNoTurn
+					if ctx.Err() != nil {
+						failed.err = ctx.Err()
+					}
+				}
+				return nil, failed
+			}
+			g.count(op)
+			try, cancel := context.WithTimeout(ctx, c.attempt)
+			out, err := f(try, in)
+			cancel()
+			if err == nil {
+				b.passed()
+				return out, nil
+			}
+			fate := fateOf(err)
+			if fate == fateThrottled {
+				b.throttled()
+			}
+			failed.err = err
+			failed.uncertain = failed.uncertain || fate == fateUncertain && !c.read
+			if fate == fateRefused {
+				return nil, failed
+			}
+			if !sleep(ctx, pause.NextBackOff()) {
+				return nil, failed
+			}
+		}
+	}
+}
+
+// sleep waits and says whether the context still lives, with time left for another try.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
