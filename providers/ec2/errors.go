@@ -153,17 +153,19 @@ func statusOf(err error) int {
 	return 0
 }
 
-// classify makes the classed error of a provider's operation. What is uncertain is Unknown, whatever the last try said.
-func classify(op string, err error) error {
-	if errors.As(err, new(*providers.Error)) {
-		return err
-	}
+// fail makes the classed error of a provider's operation, beginning with what was tried. What is uncertain is Unknown, whatever the last try said.
+func fail(op string, err error, format string, args ...any) error {
 	class := classOfAnswer(err)
 	var e *callError
 	if errors.As(err, &e) && e.uncertain {
 		class = providers.Unknown
 	}
-	if class == providers.Unauthorized {
+	var p *providers.Error
+	if errors.As(err, &p) {
+		class = p.Class
+	}
+	err = fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)
+	if class == providers.Unauthorized && p == nil {
 		err = fmt.Errorf("%w; %s", err, permission(err))
 	}
 	return &providers.Error{Class: class, Op: op, Err: err}
