@@ -22,9 +22,8 @@ var (
 
 // buckets are those of one account. Each action has its own.
 type buckets struct {
-	speed float64
-	began time.Time
-	level map[string]*bucket
+	factor float64
+	level  map[string]*bucket
 }
 
 type bucket struct {
@@ -33,8 +32,8 @@ type bucket struct {
 	at     time.Time
 }
 
-func newBuckets(speed float64, now time.Time) *buckets {
-	return &buckets{speed: speed, began: now, level: map[string]*bucket{}}
+func newBuckets(factor float64) *buckets {
+	return &buckets{factor: factor, level: map[string]*bucket{}}
 }
 
 // take says whether a call is within the limits, and if so, counts it.
@@ -62,10 +61,11 @@ func (b *buckets) take(form url.Values, now time.Time) bool {
 func (b *buckets) bucket(name string, r rate, now time.Time) *bucket {
 	k := b.level[name]
 	if k == nil {
-		k = &bucket{rate: r, tokens: r.size, at: now}
+		k = &bucket{rate: rate{r.size * b.factor, r.refill * b.factor}, at: now}
+		k.tokens = k.size
 		b.level[name] = k
 	}
-	k.tokens = min(k.size, k.tokens+now.Sub(k.at).Seconds()*k.refill*b.speed)
+	k.tokens = min(k.size, k.tokens+now.Sub(k.at).Seconds()*k.refill)
 	k.at = now
 	return k
 }

@@ -51,7 +51,7 @@ type World struct {
 	overlays  map[string]*overlay
 	ledger    map[string]*record
 	zones     map[string]string // of subnets
-	consoles  map[string][]byte
+	consoles  map[string]func() []byte
 	notices   map[string]notice
 	metadata  []*http.Server
 	prices    map[string]float64
@@ -75,7 +75,7 @@ func Start(t testing.TB) *World {
 	w := &World{Account: account, direct: &Client{URL: m.url, Account: account},
 		denied: map[string]bool{}, handlers: map[string]Handler{}, calls: map[string]int{}, errors: map[string]int{}, faulted: map[Kind]int{},
 		tokens: map[string]*token{}, overlays: map[string]*overlay{}, ledger: map[string]*record{}, zones: map[string]string{},
-		consoles: map[string][]byte{}, notices: map[string]notice{}, prices: map[string]float64{}, hung: make(chan struct{})}
+		consoles: map[string]func() []byte{}, notices: map[string]notice{}, prices: map[string]float64{}, hung: make(chan struct{})}
 	w.server = httptest.NewServer(w)
 	w.URL = w.server.URL
 	t.Cleanup(w.close)
@@ -148,11 +148,11 @@ func (w *World) StrictTokens() {
 	w.strict = true
 }
 
-// Limit turns EC2's request limits on. speed is how many times faster than in EC2 the buckets are refilled; their sizes are EC2's.
-func (w *World) Limit(speed float64) {
+// Limit turns EC2's request limits on. factor is by how much they are raised for this account: 1 is EC2's default.
+func (w *World) Limit(factor float64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.buckets = newBuckets(speed, time.Now())
+	w.buckets = newBuckets(factor)
 }
 
 // Calls is how often each action was called through the proxy, whatever became of it.
@@ -175,7 +175,7 @@ func copied[K comparable](w *World, m *map[K]int) map[K]int {
 }
 
 // Print sets what GetConsoleOutput says of an instance.
-func (w *World) Print(id string, console []byte) {
+func (w *World) Print(id string, console func() []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.consoles[id] = console

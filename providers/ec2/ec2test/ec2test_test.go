@@ -314,7 +314,7 @@ func TestBucketsAreTheDocumentedOnes(t *testing.T) {
 		}
 		return n
 	}
-	b := newBuckets(1, at)
+	b := newBuckets(1)
 	for _, c := range []struct {
 		form           url.Values
 		size, second10 int // calls at once, and after ten seconds
@@ -334,7 +334,7 @@ func TestBucketsAreTheDocumentedOnes(t *testing.T) {
 	}
 	// 1000 instances at once are one request, and then there are two per second.
 	at = time.Unix(100, 0)
-	b = newBuckets(1, at)
+	b = newBuckets(1)
 	if !b.take(form("RunInstances", "MaxCount", "1000"), at) || b.take(form("RunInstances", "MaxCount", "1"), at) {
 		t.Error("the resource bucket does not hold 1000")
 	}
@@ -444,7 +444,7 @@ func TestPricesAndConsoles(t *testing.T) {
 		t.Errorf("the price list is %v (%v)", out.PriceList, err)
 	}
 	id := run(t, w, launch("tok", "k")...)
-	w.Print(id, []byte("kernel panic"))
+	w.Print(id, func() []byte { return []byte("kernel panic") })
 	n := must[*Node](t, "GetConsoleOutput")(w.Client().Call(t.Context(), "GetConsoleOutput", "InstanceId", id))
 	if n.S("output") != "a2VybmVsIHBhbmlj" {
 		t.Errorf("the console says %q", n.S("output"))

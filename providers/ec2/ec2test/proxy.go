@@ -256,11 +256,12 @@ func (w *World) ask(ctx context.Context, form url.Values) answer {
 
 func (w *World) console(id string) (answer, bool) {
 	w.mu.Lock()
-	text, ok := w.consoles[id]
+	read, ok := w.consoles[id]
 	w.mu.Unlock()
 	if !ok {
 		return answer{}, false
 	}
+	text := read()
 	n := &Node{Name: "GetConsoleOutputResponse"}
 	n.set("requestId", "ec2test")
 	n.set("instanceId", id)
