@@ -3,6 +3,7 @@ package core
 import (
 	"slices"
 
+	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/core/queue"
 	"github.com/rouse-ci/rouse/master/model"
 )
@@ -60,9 +61,12 @@ func (s *State) dispatch() {
 const (
 	noRoom = iota
 	cold   // an instance must be made
+	asleep // its instance is switched off
 	coming // an instance is on its way
 	warm   // an agent is attached
 )
+
+const backingOff = "backing off after a failure"
 
 // room says whether a worker can take one more build of some builder, and if not, why.
 func (s *State) room(w *worker) (rank int, why string) {
@@ -87,7 +91,7 @@ func (s *State) room(w *worker) (rank int, why string) {
 	case in == nil && f.Op != 0:
 		return noRoom, "a call to its provider is in flight"
 	case in == nil && s.now.Before(f.BackoffUntil):
-		return noRoom, "backing off after a failure"
+		return noRoom, backingOff
 	case in == nil:
 		return cold, ""
 	case in.Doomed:
@@ -96,6 +100,16 @@ func (s *State) room(w *worker) (rank int, why string) {
 		return noRoom, "its instance has an old configuration and is being replaced"
 	case f.Leaving != "":
 		return noRoom, "its instance ends when it is idle: " + f.Leaving
+	case in.Power == latent.Stopping:
+		return noRoom, "its instance is being stopped"
+	case in.Power == latent.Stopped && !w.sleeps():
+		return noRoom, "its instance is switched off and about to be destroyed"
+	case in.Power == latent.Stopped && f.Running > 0:
+		return noRoom, "its instance was stopped, and the builds on it are ending"
+	case in.Power == latent.Stopped && s.now.Before(f.BackoffUntil):
+		return noRoom, backingOff
+	case in.Power == latent.Stopped:
+		return asleep, ""
 	case in.Served && w.cfg.BuildWaitTimeout == 0:
 		return noRoom, "its instance has served its one build (build_wait_timeout = 0)"
 	case f.Session != 0:

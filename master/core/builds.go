@@ -91,7 +91,7 @@ func (s *State) endBuild(b *Build, v verdict) {
 		bb.running--
 	}
 	if v.result != model.Retry && v.result != model.Exception && w.facts.Tries > 0 {
-		w.facts.Tries, w.facts.BackoffUntil, w.st.LastError = 0, noTime, ""
+		w.facts.Tries, w.facts.BackoffUntil, w.st.LastError, w.st.FailClass, w.st.ClassTries = 0, noTime, "", "", 0
 		s.dirtyWorker(w)
 	}
 	b.Phase, b.FinishedAt, b.Result, b.Text, b.live = model.BuildDone, s.now, v.result, v.text, false

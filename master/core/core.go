@@ -32,6 +32,8 @@ type Worker struct {
 	Locks            []Access      // taken for every build on this worker
 	Spec             string        // digest of the instance's configuration; another digest makes idle instances be replaced
 	Price            float64       // per hour
+	StoppedPrice     float64       // per hour, while its instance is switched off
+	Idle             string        // what becomes of an idle instance: one of the Idle constants; "" is IdleTerminate
 }
 
 // Latent says whether instances are made for the worker.
@@ -114,6 +116,8 @@ type WorkerState struct {
 	Tries        int       // failed substantiations in a row
 	BackoffUntil time.Time // no new instance and no new build before this
 	LastError    string    // the last failure, for people
+	FailClass    string    // its class: that of the provider's answer, or one of the fail constants
+	ClassTries   int       // failures of this class in a row
 	Paused       string    // not empty: no new builds, and why
 	SeenAt       time.Time // standard worker: when it was last attached or detached
 }
@@ -151,7 +155,10 @@ type (
 	PauseAsked struct{ Worker, Reason string }
 
 	// EndAsked orders the end of a worker's instance, whatever it does: its builds are told to stop and are retried.
-	EndAsked struct{ Worker, Reason string }
+	EndAsked struct {
+		Worker, Reason string
+		Interrupted    string // not empty: the provider takes the instance back; one of the Interrupted constants
+	}
 
 	// LeaveAsked orders the end of a worker's instance as soon as it is idle: running builds go on, and no other is begun on it. It is not stored: who
 	// asks for it asks again after a restart.
@@ -226,7 +233,8 @@ type OpResult struct {
 	Class      OpClass
 	ProviderID string // create and check: the provider's name for the instance
 	State      SightState
-	Detail     string // the error or the provider's detail, for people
+	Detail     string            // the error or the provider's detail, for people
+	Facts      map[string]string // what the instance is, as the provider says; bounded, and not changed after it was handed over
 }
 
 // OpClass is the class of a provider's answer. It mirrors providers.Class, with OK in front.
@@ -258,6 +266,7 @@ const (
 	SightStopping
 	SightGone
 	SightFailed
+	SightStopped
 )
 
 // Sighting is one line of a provider's list.
@@ -294,6 +303,33 @@ type (
 		Op       model.OpID
 		Provider string
 		Key      model.InstanceKey
+	}
+
+	// StopInstance calls Sleeper.Stop. The intent is stored. It is repeated until a CheckInstance shows the instance as stopped.
+	StopInstance struct {
+		Op        model.OpID
+		Provider  string
+		Key       model.InstanceKey
+		Hibernate bool
+	}
+
+	// StartInstance calls Sleeper.Start. The intent is stored. It is repeated until a CheckInstance shows the instance as running.
+	StartInstance struct {
+		Op       model.OpID
+		Provider string
+		Worker   string
+		Key      model.InstanceKey
+	}
+
+	// ReadConsole keeps with the builds what the instance that failed them has printed, as far as its provider can tell. A DestroyInstance of the same
+	// key waits for it, but only for a few seconds. It has no result, and it is not repeated after a crash.
+	ReadConsole struct {
+		Provider string
+		Worker   string
+		Key      model.InstanceKey
+		Builds   []Build
+		Why      string // what went wrong
+		Detail   string // what the provider last said of the instance
 	}
 
 	// ListInstances calls Provider.List and delivers one Listed.
@@ -363,6 +399,11 @@ const (
 	NoticeOrphan  = "orphan"  // an instance that no record knows was found and is being destroyed
 )
 
+// Kinds of Interrupted.
+const (
+	InterruptedSpot = "spot" // a machine that was lent for a lower price is taken back
+)
+
 // Timer names one deadline. Gen makes a replaced timer recognisable.
 type Timer struct {
 	Name string
@@ -404,6 +445,8 @@ type Entry struct {
 	Op       model.OpID
 	From, To string // states; for an effect, To is its name
 	Cause    string // why, for people
+
+	Facts map[string]string // of an instance that is seen for the first time, for whoever watches; not stored
 }
 
 // Instance is the stored part of an instance that decisions depend on.
@@ -429,6 +472,9 @@ func (CreateInstance) effect()  {}
 func (DestroyInstance) effect() {}
 func (CheckInstance) effect()   {}
 func (ListInstances) effect()   {}
+func (StopInstance) effect()    {}
+func (StartInstance) effect()   {}
+func (ReadConsole) effect()     {}
 func (Admit) effect()           {}
 func (Hangup) effect()          {}
 func (StartBuild) effect()      {}

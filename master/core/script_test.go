@@ -23,13 +23,13 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 
 // TestScripts runs testdata/*.txt. A script is read by a person: lines that begin with a word are orders, what the core did follows, indented.
 //
-//	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
+//	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S] [idle=stop]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
 //	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
 //	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W
-//	ok|fail|gone|lost create|check|destroy W [CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
+//	ok|fail|gone|lost create|check|destroy|stop|start W [STATE or CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
 //	leave W
 //	scheduler NAME every=D | scheduled NAME [no]
-//	list P [KEY…] | crash | stop POLICY | explain ID
+//	list P [KEY[:stopped]…] | crash | stop POLICY | explain ID
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txt")
@@ -148,7 +148,7 @@ func (s *script) order(verb string, args []string) {
 			DestroyBackoff: time.Second, SweepInterval: s.dur(o["sweep"], 0), SweepGrace: 2 * time.Minute})
 	case "worker":
 		w := core.Worker{Name: p[0], Provider: o["provider"], MaxBuilds: num(o["max"], 0), MissingTimeout: s.dur(o["missing"], 20*time.Minute),
-			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"]}
+			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"], Idle: o["idle"]}
 		if i := slices.IndexFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == w.Name }); i >= 0 {
 			s.cfg.Workers[i] = w
 		} else {
@@ -221,7 +221,12 @@ func (s *script) order(verb string, args []string) {
 		}
 		ev := core.Listed{Op: op, AskedAt: s.now}
 		for _, key := range p[1:] {
-			ev.Instances = append(ev.Instances, core.Sighting{Key: model.InstanceKey(key), State: core.SightRunning})
+			key, off := strings.CutSuffix(key, ":stopped")
+			state := core.SightRunning
+			if off {
+				state = core.SightStopped
+			}
+			ev.Instances = append(ev.Instances, core.Sighting{Key: model.InstanceKey(key), State: state})
 		}
 		s.step(ev)
 	case "crash":
@@ -245,10 +250,17 @@ func (s *script) order(verb string, args []string) {
 func (s *script) answer(verb string, p []string) {
 	op, ok := s.ops[p[0]+" "+p[1]]
 	if !ok {
-		s.t.Fatalf("no %s of %s in flight", p[0], p[1])
+		s.t.Fatalf("no %s of %s in flight after\n%s", p[0], p[1], s.out.String())
 	}
 	delete(s.ops, p[0]+" "+p[1])
 	r := core.OpResult{Class: core.OpOK, State: core.SightRunning, ProviderID: "id-" + p[1]}
+	if p[0] == "stop" || p[0] == "start" {
+		r.State = core.SightPending
+	}
+	if len(p) > 2 && verb == "ok" {
+		r.State = map[string]core.SightState{"pending": core.SightPending, "running": core.SightRunning, "stopping": core.SightStopping, "failed": core.SightFailed,
+			"stopped": core.SightStopped}[p[2]]
+	}
 	switch verb {
 	case "lost":
 		r = core.OpResult{Class: core.OpUnknown, Detail: "no reply"}
@@ -256,6 +268,10 @@ func (s *script) answer(verb string, p []string) {
 		r = core.OpResult{Class: core.OpNotFound}
 	case "fail":
 		r = core.OpResult{Class: core.OpNoCapacity, Detail: "no such machine now"}
+		if len(p) > 2 {
+			r = core.OpResult{Class: map[string]core.OpClass{"bad-config": core.OpBadConfig, "unauthorized": core.OpUnauthorized, "transient": core.OpTransient}[p[2]],
+				Detail: "refused"}
+		}
 	}
 	s.step(core.OpDone{Op: op, Result: r})
 }
@@ -306,6 +322,12 @@ func (s *script) step(ev core.Event) {
 			fmt.Fprintf(&s.out, "    %s effect CheckInstance %s\n", s.now.Format(time.TimeOnly), e.Key)
 		case core.DestroyInstance:
 			s.ops["destroy "+s.disk.instances[e.Key].Worker] = e.Op
+		case core.StopInstance:
+			s.ops["stop "+s.disk.instances[e.Key].Worker] = e.Op
+		case core.StartInstance:
+			s.ops["start "+e.Worker] = e.Op
+		case core.ReadConsole:
+			fmt.Fprintf(&s.out, "    %s effect ReadConsole %s for %d builds\n", s.now.Format(time.TimeOnly), e.Key, len(e.Builds))
 		case core.ListInstances:
 			s.lists[e.Provider] = e.Op
 			fmt.Fprintf(&s.out, "    %s effect ListInstances %s\n", s.now.Format(time.TimeOnly), e.Provider)

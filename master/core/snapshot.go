@@ -32,6 +32,8 @@ type WorkerView struct {
 	Tries        int
 	BackoffUntil time.Time
 	LastError    string
+	FailClass    string // of the last failure
+	ClassTries   int    // failures of this class in a row
 	Paused       string
 	Retired      bool
 }
@@ -49,7 +51,7 @@ type InstanceView struct {
 	Instance Instance
 	State    model.InstanceState
 	Builds   int
-	Op       string // "create", "check", "destroy", or "" when no call is in flight
+	Op       string // "create", "check", "destroy", "stop", "start", or "" when no call is in flight
 }
 
 // ProviderView is one provider.

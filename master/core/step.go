@@ -36,7 +36,10 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 	case EndAsked:
 		s.event = "EndAsked"
 		if w := s.workers[ev.Worker]; w != nil && w.facts.Instance != nil && !w.facts.Instance.Doomed {
-			s.doom(w, ev.Reason, false)
+			if ev.Interrupted != "" {
+				s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: w.facts.Instance.Key, From: ev.Interrupted, To: "interrupted", Cause: ev.Reason})
+			}
+			s.doom(w, ev.Reason, "")
 		}
 	case LeaveAsked:
 		s.event = "LeaveAsked"
@@ -237,12 +240,15 @@ func (s *State) restarted() {
 		w.st.SeenAt = s.past(w.st.SeenAt)
 		if in := w.facts.Instance; in != nil {
 			w.facts.Certain = false
-			in.AskedAt, in.UnresolvedAt = s.past(in.AskedAt), s.past(in.UnresolvedAt)
+			in.AskedAt, in.UnresolvedAt, in.PowerAt = s.past(in.AskedAt), s.past(in.UnresolvedAt), s.past(in.PowerAt)
 			if !in.Resolved {
 				in.UnresolvedAt = s.now // the dead master's call may still be on its way
 			}
 			if !in.AttachedAt.IsZero() {
 				in.LostAt = s.now
+			}
+			if !in.Doomed && in.Power.Off() {
+				s.stoppedUnder(w)
 			}
 			if in.Doomed { // its agent will be refused, so nobody can resume its builds
 				for _, b := range append([]*Build(nil), w.builds...) {
@@ -279,7 +285,7 @@ func (s *State) stop(p StopPolicy) {
 		if p == StopTerminate {
 			const why = "the master is stopping (on_master_stop = terminate)"
 			if in := w.facts.Instance; in != nil && !in.Doomed {
-				s.doom(w, why, false)
+				s.doom(w, why, "")
 			} else if in == nil {
 				for _, b := range append([]*Build(nil), w.builds...) {
 					s.endByOrder(b, why)
@@ -329,7 +335,8 @@ func (s *State) newOp(ref opRef) model.OpID {
 }
 
 func (s *State) policyOf(w *worker) latent.Policy {
-	p := latent.Policy{Missing: w.cfg.MissingTimeout, BuildWait: w.cfg.BuildWaitTimeout, Grace: ResumeGrace}
+	p := latent.Policy{Missing: w.cfg.MissingTimeout, BuildWait: w.cfg.BuildWaitTimeout, Grace: ResumeGrace,
+		Sleep: w.sleeps(), StopLimit: StopLimit}
 	name := w.cfg.Provider
 	if w.facts.Instance != nil {
 		name = w.facts.Instance.Provider

@@ -40,13 +40,17 @@ func (s *State) listed(ev Listed) {
 	for _, sg := range ev.Instances {
 		seen[sg.Key] = true
 		if w := s.instances[sg.Key]; w != nil {
-			if in := w.facts.Instance; !in.Doomed && w.facts.Op == 0 && w.facts.Session == 0 && sg.State != SightPending {
+			switch in := w.facts.Instance; {
+			case in.Doomed || w.facts.Op != 0 || w.facts.Session != 0:
+			case in.Power != latent.On || sg.State == SightStopped:
+				s.listedPower(w, in, sg.State)
+			case sg.State != SightPending:
 				s.dirtyWorker(w)
 				s.sighted(w, in, OpResult{Class: OpOK, State: sg.State, Detail: sg.Detail})
 				s.touch(w)
 			}
 			delete(p.orphans, sg.Key)
-		} else if sg.State == SightPending || sg.State == SightRunning || sg.State == SightFailed {
+		} else if sg.State == SightPending || sg.State == SightRunning || sg.State == SightFailed || sg.State == SightStopped {
 			s.stray(p, sg)
 		}
 	}

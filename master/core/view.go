@@ -61,7 +61,7 @@ func (s *State) Snapshot(now time.Time) *Snapshot {
 
 func (w *worker) view() WorkerView {
 	v := WorkerView{Worker: w.cfg, State: w.state(), Attached: w.facts.Session != 0, Session: w.facts.Session, Tries: w.facts.Tries,
-		BackoffUntil: w.facts.BackoffUntil, LastError: w.st.LastError, Paused: w.st.Paused, Retired: w.facts.Retired}
+		BackoffUntil: w.facts.BackoffUntil, LastError: w.st.LastError, FailClass: w.st.FailClass, ClassTries: w.st.ClassTries, Paused: w.st.Paused, Retired: w.facts.Retired}
 	if in := w.facts.Instance; in != nil {
 		v.Instance = in.Key
 	}
@@ -85,6 +85,10 @@ func (w *worker) instanceState() model.InstanceState {
 	switch in := w.facts.Instance; {
 	case in.Doomed:
 		return model.InstanceDoomed
+	case in.Power == latent.Stopping:
+		return model.InstanceStopping
+	case in.Power == latent.Stopped:
+		return model.InstanceStopped
 	case w.facts.Session != 0:
 		return model.InstanceAttached
 	case !in.AttachedAt.IsZero():
@@ -145,8 +149,9 @@ func (s *State) blocks(r *request, b *builder, w *worker) []string {
 			why = fmt.Sprintf("busy with %d of %d builds", len(w.builds), max(w.cfg.MaxBuilds, 1))
 		case w.st.Paused != "":
 			why = "paused: " + w.st.Paused
-		case w.facts.Instance == nil && s.now.Before(w.facts.BackoffUntil):
-			why = fmt.Sprintf("backing off until %s after %d failures; the last: %s", w.facts.BackoffUntil.Format(time.TimeOnly), w.facts.Tries, w.st.LastError)
+		case why == backingOff:
+			why = fmt.Sprintf("backing off until %s after %d failures; the last (%s): %s", w.facts.BackoffUntil.Format(time.TimeOnly), w.facts.Tries,
+				w.st.FailClass, w.st.LastError)
 		}
 		out = append(out, why)
 	}
@@ -240,9 +245,11 @@ func (s *State) checkWorker(w *worker) error {
 		return fmt.Errorf("an agent is attached to doomed instance %s", in.Key)
 	case in != nil && f.OpKind == latent.Destroy && running > 0:
 		return fmt.Errorf("instance %s is being destroyed under %d running builds", in.Key, running)
+	case in != nil && in.Power.Off() && f.Session != 0:
+		return fmt.Errorf("an agent is attached to instance %s, which is %s", in.Key, in.Power)
 	case in != nil && s.instances[in.Key] != w:
 		return fmt.Errorf("instance %s is not indexed", in.Key)
-	case s.configured && f.OpKind == latent.NoOp && in != nil && f.Session == 0 && running == 0 && !f.Frozen && s.timers[workerTimer+w.cfg.Name].At.IsZero():
+	case s.configured && f.OpKind == latent.NoOp && in != nil && f.Session == 0 && running == 0 && !f.Frozen && in.Power != latent.Stopped && s.timers[workerTimer+w.cfg.Name].At.IsZero():
 		return fmt.Errorf("instance %s waits for an agent with no deadline", in.Key)
 	}
 	return nil

@@ -20,7 +20,13 @@ func (s *State) reconcile(w *worker) {
 		d := w.facts.Next(s.now, s.policyOf(w))
 		switch d.Action {
 		case latent.Doom:
-			s.doom(w, d.Why, d.Fault)
+			s.doom(w, d.Why, w.faultClass(d))
+			continue
+		case latent.Sleep:
+			s.sleep(w, d.Why)
+			continue
+		case latent.Wake:
+			s.wake(w, "a build waits for it")
 			continue
 		case latent.DoCreate:
 			s.create(w)
@@ -28,6 +34,10 @@ func (s *State) reconcile(w *worker) {
 			s.call(w, latent.Check, "CheckInstance")
 		case latent.DoDestroy:
 			s.call(w, latent.Destroy, "DestroyInstance")
+		case latent.DoStop:
+			s.call(w, latent.Stop, "StopInstance")
+		case latent.DoStart:
+			s.call(w, latent.Start, "StartInstance")
 		}
 		if d.Action != latent.Wait {
 			continue // asks for the wake-up time, now that a call is in flight
@@ -99,11 +109,12 @@ func (s *State) create(w *worker) {
 	if in == nil {
 		w.st.Generation++
 		key := model.InstanceKey(s.owner + "-" + w.cfg.Name + "-" + strconv.Itoa(w.st.Generation))
-		in = &latent.Instance{Key: key, Worker: w.cfg.Name, Provider: w.cfg.Provider, Spec: w.cfg.Spec, Price: w.cfg.Price, AskedAt: s.now}
+		in = &latent.Instance{Key: key, Worker: w.cfg.Name, Provider: w.cfg.Provider, Spec: w.cfg.Spec, Price: w.cfg.Price,
+			StoppedPrice: w.cfg.StoppedPrice, AskedAt: s.now}
 		w.facts.Leaving = ""
 		w.facts.Instance, w.facts.Outdated, w.facts.NotBefore, w.facts.Missed, w.facts.Repeats = in, false, noTime, false, 0
 		s.instances[key] = w
-		for _, b := range w.builds {
+		for _, b := range w.preparing() {
 			b.Instance = key
 			s.dirtyBuild(b)
 		}
@@ -128,6 +139,10 @@ func (s *State) call(w *worker, kind latent.OpKind, what string) {
 		s.effect(CheckInstance{Op: op, Provider: in.Provider, Key: in.Key})
 	case latent.Destroy:
 		s.effect(DestroyInstance{Op: op, Provider: in.Provider, Key: in.Key})
+	case latent.Stop:
+		s.effect(StopInstance{Op: op, Provider: in.Provider, Key: in.Key, Hibernate: w.cfg.Idle == IdleHibernate})
+	case latent.Start:
+		s.effect(StartInstance{Op: op, Provider: in.Provider, Worker: w.cfg.Name, Key: in.Key})
 	}
 }
 
@@ -160,6 +175,8 @@ func (s *State) opDone(ev OpDone) {
 	case latent.Destroy:
 		s.destroyed(w, in, ev.Result)
 		return
+	case latent.Stop, latent.Start:
+		s.powered(w, ref.kind, ev.Result)
 	}
 	if w.facts.Instance == in && in.Doomed {
 		w.facts.NotBefore = noTime // doomed while the call was in flight: destroy now
@@ -187,10 +204,10 @@ func (s *State) created(w *worker, in *latent.Instance, r OpResult) {
 		case w.facts.Repeats == 0:
 			s.vanish(w, why)
 			if !ordered {
-				s.fail(w, why)
+				s.fail(w, r.Class.String(), why)
 			}
 		case !ordered: // the call that was repeated may still take effect: no is the answer to this one only
-			s.doom(w, why, true)
+			s.doom(w, why, r.Class.String())
 		}
 	}
 }
@@ -202,18 +219,23 @@ func (s *State) checkInterval(w *worker) time.Duration {
 // sighted takes in what a provider says of an instance that it has.
 func (s *State) sighted(w *worker, in *latent.Instance, r OpResult) {
 	in.Resolved = true
+	s.learn(in, r)
+	if in.Power != latent.On || r.State == SightStopped || r.State == SightStopping && w.sleeps() {
+		s.sightedPower(w, in, r)
+		return
+	}
 	switch r.State {
 	case SightRunning:
 		if in.BootedAt.IsZero() {
 			in.BootedAt = s.now
-			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "requested", To: "booting"})
+			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "requested", To: "booting", Facts: in.Facts})
 		}
 	case SightGone, SightFailed, SightStopping:
 		if in.BootedAt.IsZero() {
 			in.BootedAt = s.now
 		}
 		if !in.Doomed && w.facts.Session == 0 {
-			s.doom(w, "the instance ended by itself: "+r.Detail, true)
+			s.doom(w, "the instance ended by itself: "+r.Detail, failEnded)
 		}
 	}
 }
@@ -229,10 +251,14 @@ func (s *State) checked(w *worker, in *latent.Instance, r OpResult) {
 		switch p := s.policyOf(w); {
 		case w.facts.Session != 0: // its agent speaks to us: the provider is wrong
 		case in.Resolved && in.Proven(s.now, p):
-			ordered := in.Doomed
+			const why = "the instance vanished before its agent attached or came back"
+			blamed := !in.Doomed && in.Power == latent.On
+			if blamed {
+				s.readConsole(w, why)
+			}
 			s.vanish(w, "the provider has it no more")
-			if !ordered {
-				s.fail(w, "the instance vanished before its agent attached or came back")
+			if blamed { // one that was switched off is replaced, and the build goes on to wait
+				s.fail(w, failVanished, why)
 			}
 		case !in.Resolved && !w.facts.Frozen: // not made yet: make it, under the same key; at once the first time
 			if w.facts.Repeats == 0 {
@@ -270,9 +296,12 @@ func (s *State) destroyed(w *worker, in *latent.Instance, r OpResult) {
 func (s *State) vanish(w *worker, why string) {
 	in := w.facts.Instance
 	from := "booting"
+	in.Slept = in.SleptBy(s.now)
 	switch {
 	case in.Doomed:
 		from = "doomed"
+	case in.Power != latent.On:
+		from = in.Power.String()
 	case in.BootedAt.IsZero():
 		from = "requested"
 	}
@@ -288,8 +317,8 @@ func (s *State) vanish(w *worker, why string) {
 	s.freed(w)
 }
 
-// doom decides the end of an instance. It is never undone.
-func (s *State) doom(w *worker, why string, fault bool) {
+// doom decides the end of an instance. It is never undone. A fault, if not empty, is the class of a failure that counts against the worker.
+func (s *State) doom(w *worker, why, fault string) {
 	in := w.facts.Instance
 	in.Doomed, in.DoomedAt, in.Reason = true, s.now, why
 	w.facts.NotBefore = noTime
@@ -299,8 +328,9 @@ func (s *State) doom(w *worker, why string, fault bool) {
 		s.hangup(w, w.facts.Session, "the instance ends: "+why, true)
 		w.facts.Session, w.agent = 0, ""
 	}
-	if fault {
-		s.fail(w, why)
+	if fault != "" {
+		s.readConsole(w, why)
+		s.fail(w, fault, why)
 		if in.AttachedAt.IsZero() {
 			s.notify(NoticeMissing, w, why)
 		}
@@ -315,20 +345,6 @@ func (s *State) doom(w *worker, why string, fault bool) {
 // endByOrder ends a build because its instance ends by order: the build is retried and not blamed.
 func (s *State) endByOrder(b *Build, why string) {
 	s.stopBuild(b, verdict{result: model.Retry, text: why, free: true})
-}
-
-// fail counts a failure against the worker, lets it back off, and gives its builds back to the queue.
-func (s *State) fail(w *worker, why string) {
-	w.facts.Tries++
-	w.facts.BackoffUntil = s.now.Add(latent.Backoff(FirstBackoff, MaxBackoff, w.facts.Tries-1))
-	w.st.LastError = why
-	s.dirtyWorker(w)
-	s.entry(Entry{Kind: "worker", Worker: w.cfg.Name, To: "backoff", Cause: why})
-	if w.facts.Tries == NoticeTries {
-		s.notify(NoticeBackoff, w, strconv.Itoa(w.facts.Tries)+" failures in a row; the last: "+why)
-	}
-	s.giveUp(w, why)
-	s.touch(w)
 }
 
 // attached decides whether an agent may have the name that it asks for.
@@ -363,6 +379,9 @@ func (s *State) attached(ev Attached) {
 		if in.AttachedAt.IsZero() {
 			in.AttachedAt = s.now
 		}
+		if in.Power == latent.Waking {
+			s.power(w, latent.On, "")
+		}
 	} else {
 		w.st.SeenAt = s.now
 	}
@@ -396,6 +415,8 @@ func (s *State) mayAttach(w *worker, ev Attached, agent string) string {
 			return "no instance of this worker is expected"
 		case in.Doomed:
 			return "the instance is about to end"
+		case in.Power.Off():
+			return "the instance is switched off, or about to be"
 		case ev.Instance != "" && ev.Instance != in.Key:
 			return "a stale instance: the worker has a newer one"
 		case in.Agent != "" && in.Agent != agent:

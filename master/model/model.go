@@ -131,6 +131,8 @@ const (
 	InstanceBooting                        // the provider has it; its agent has not attached yet
 	InstanceAttached                       // its agent is connected
 	InstanceLost                           // its agent was connected and is not now
+	InstanceStopping                       // it is being switched off
+	InstanceStopped                        // it is switched off, and its disks are kept
 	InstanceDoomed                         // its end is decided and never undone
 	InstanceGone                           // proven absent
 )
@@ -149,6 +151,12 @@ type Instance struct {
 	DoomedAt   time.Time     `json:"doomed_at,omitzero"`
 	GoneAt     time.Time     `json:"gone_at,omitzero"`
 	Price      float64       `json:"price"` // per hour, in the configuration's currency
+
+	StoppedPrice float64           `json:"stopped_price,omitempty"`   // per hour, while it is switched off
+	StoppedAt    time.Time         `json:"stopped_at,omitzero"`       // since when it is switched off; zero if it is not
+	Stopped      float64           `json:"stopped_seconds,omitempty"` // how long it was switched off before that
+	Detail       string            `json:"detail,omitempty"`          // what the provider last said of it
+	Facts        map[string]string `json:"facts,omitempty"`           // what it is, as the provider says: image, type, market, zone, address
 }
 
 // ProviderName is the name of a provider's block, of its handle. A handle is what the core, the engine and the store know a provider by: the block's name, or

@@ -80,7 +80,7 @@ func (n enumNames) parse(s string) (uint8, error) {
 var (
 	requestStates  = enumNames{"waiting", "claimed", "done"}
 	buildPhases    = enumNames{"preparing", "running", "done"}
-	instanceStates = enumNames{"requested", "booting", "attached", "lost", "doomed", "gone"}
+	instanceStates = enumNames{"requested", "booting", "attached", "lost", "stopping", "stopped", "doomed", "gone"}
 )
 
 func (s RequestState) String() string               { return requestStates.text(uint8(s)) }

@@ -19,19 +19,27 @@ type Instance struct {
 	ProviderID   string    // the provider's own name, once known
 	Spec         string    // digest of the configuration it was made with
 	Price        float64   // per hour
+	StoppedPrice float64   // per hour, while it is switched off
 	AskedAt      time.Time // when the intent was stored
 	Resolved     bool      // the provider said yes to the create, or the instance was seen since
 	UnresolvedAt time.Time // when the provider last answered a create (or failed to): from here the settle time counts
 	BootedAt     time.Time // when it was first seen to exist; zero if it never was
-	AttachedAt   time.Time // first attach
+	AttachedAt   time.Time // first attach since it was made or woken
 	LostAt       time.Time // when the last session ended; zero while one is live
-	Agent        string    // digest of the agent that used the token first
-	Served       bool      // a build has begun on it
+	Agent        string    // digest of the agent that used the token first since it was made or woken
+	Served       bool      // a build has begun on it since it was made or woken
 	Doomed       bool      // its end is decided and never undone
 	DoomedAt     time.Time
 	Reason       string // why it was doomed
 	DestroyTries int
 	GoneAt       time.Time // proven absent
+
+	Power   Power
+	PowerAt time.Time     // when the last stop was decided, seen, or the wake was decided; zero if it was never stopped
+	Slept   time.Duration // switched off so far, without the present time
+
+	Detail string            // what the provider last said of it, for people
+	Facts  map[string]string // what it is, as the provider says; replaced, never changed, so that copies may share it
 }
 
 // OpKind is what a call in flight does.
@@ -42,9 +50,13 @@ const (
 	Create
 	Check
 	Destroy
+	Stop
+	Start
 )
 
-func (k OpKind) String() string { return [...]string{"", "create", "check", "destroy"}[k] }
+func (k OpKind) String() string {
+	return [...]string{"", "create", "check", "destroy", "stop", "start"}[k]
+}
 
 // Facts are independent of each other and are what decisions are made from. State is derived from them and never stored.
 type Facts struct {
@@ -63,6 +75,7 @@ type Facts struct {
 	Certain  bool // false after a lost reply or a restart: look before acting
 	Missed   bool // the last look did not find it
 	Repeats  int  // creates repeated under the same key
+	Orders   int  // stops or starts given since the last decision about its power
 
 	Tries        int       // failed substantiations in a row
 	BackoffUntil time.Time // make nothing new before this
@@ -79,10 +92,11 @@ const (
 	Substantiated
 	Insubstantiating
 	ShutDown
+	Asleep // its instance is switched off: Buildbot has no word for that
 )
 
 func (s State) String() string {
-	return [...]string{"not-substantiated", "substantiating", "substantiated", "insubstantiating", "shut-down"}[s]
+	return [...]string{"not-substantiated", "substantiating", "substantiated", "insubstantiating", "shut-down", "stopped"}[s]
 }
 
 // State derives the state from the facts.
@@ -94,9 +108,11 @@ func (f *Facts) State() State {
 		return Substantiating
 	case in == nil:
 		return NotSubstantiated
-	case in.Doomed:
+	case in.Doomed, in.Power == Stopping:
 		return Insubstantiating
-	case in.AttachedAt.IsZero():
+	case in.Power == Stopped && (f.Builds == f.Running || f.Frozen):
+		return Asleep
+	case in.Power != On, in.AttachedAt.IsZero():
 		return Substantiating
 	default:
 		return Substantiated
@@ -105,12 +121,14 @@ func (f *Facts) State() State {
 
 // Policy is a worker's configuration and its provider's, as far as the machine needs it. Durations of zero mean "never" unless stated.
 type Policy struct {
-	Missing        time.Duration // from the intent to the first attach
+	Missing        time.Duration // from the intent (or the wake) to the first attach
 	BuildWait      time.Duration // idle time; 0 = ends after every build, negative = kept
 	Grace          time.Duration // how long a lost agent may take to come back
 	Settle         time.Duration // how long an unresolved create may take to show up
 	CheckInterval  time.Duration // between two checks
 	DestroyBackoff time.Duration // before a destroy is repeated; doubles
+	Sleep          bool          // what is idle is switched off instead of ended
+	StopLimit      time.Duration // how long a stop may take to take effect
 }
 
 // MaxDestroyBackoff bounds the pause between two destroys of one instance: somebody pays for it meanwhile.
@@ -124,13 +142,17 @@ const (
 	DoCreate        // with the instance's key if there is one (the provider makes no second instance), else with a new key
 	DoCheck
 	DoDestroy
-	Doom // decide its end; ask again afterwards
+	DoStop
+	DoStart
+	Doom  // decide its end; ask again afterwards
+	Sleep // decide to switch it off; ask again afterwards
+	Wake  // decide to switch it on again; ask again afterwards
 )
 
 // Decision is what Next says.
 type Decision struct {
 	Action Action
-	Why    string    // of Doom
+	Why    string    // of Doom and Sleep
 	Fault  bool      // of Doom: the substantiation failed or the agent was lost, which counts against the worker
 	Wake   time.Time // of Wait: ask again then; zero = only after the next event
 }
@@ -144,7 +166,7 @@ func (f *Facts) Next(now time.Time, p Policy) Decision {
 			return Decision{}
 		case now.Before(f.BackoffUntil):
 			return Decision{Wake: f.BackoffUntil} // also when nothing waits: a request may be looking for a worker then
-		case f.Builds == 0 || f.Retired || f.Frozen:
+		case f.Builds == f.Running || f.Retired || f.Frozen:
 			return Decision{}
 		}
 		return Decision{Action: DoCreate}
@@ -152,18 +174,18 @@ func (f *Facts) Next(now time.Time, p Policy) Decision {
 
 	var wake time.Time
 	if !in.Doomed {
-		why, fault, at := f.doom(now, p)
-		if why != "" {
-			return Decision{Action: Doom, Why: why, Fault: fault}
+		d := f.decide(now, p)
+		if d.Action != Wait {
+			return d
 		}
-		wake = at
+		wake = d.Wake
 	}
 	switch {
 	case f.Op != 0: // one call at a time; its result asks again
 		return Decision{Wake: wake}
 	case in.Doomed && f.Running > 0: // a busy instance is never destroyed: its runners have been told to end, and will
 		return Decision{}
-	case in.Doomed || f.Session == 0 && f.wantsCheck():
+	case in.Doomed || f.Session == 0 && f.wantsCall():
 		if now.Before(f.NotBefore) {
 			return Decision{Wake: earliest(wake, f.NotBefore)}
 		}
@@ -173,19 +195,25 @@ func (f *Facts) Next(now time.Time, p Policy) Decision {
 		case f.Missed && !in.Resolved && !f.Frozen:
 			return Decision{Action: DoCreate} // looked, not there: repeat under the same key
 		}
+		if a := f.power(); a != Wait {
+			return Decision{Action: a}
+		}
 		return Decision{Action: DoCheck}
 	}
 	return Decision{Wake: wake}
 }
 
-// wantsCheck says whether an instance without an agent should be looked at: it may have died while booting.
-func (f *Facts) wantsCheck() bool {
-	return !f.Certain || f.Instance.AttachedAt.IsZero()
+// wantsCall says whether an instance without an agent should be looked at, since it may have died while booting, or be given an order about
+// its power.
+func (f *Facts) wantsCall() bool {
+	in := f.Instance
+	return !f.Certain || in.Power == Stopping || in.Power != Stopped && in.AttachedAt.IsZero()
 }
 
-// doom says why the instance must end now, or else when to ask again.
-func (f *Facts) doom(now time.Time, p Policy) (why string, fault bool, wake time.Time) {
+// decide says whether the instance must end, be switched off or be switched on again now, or else when to ask again.
+func (f *Facts) decide(now time.Time, p Policy) Decision {
 	in := f.Instance
+	var wake time.Time
 	after := func(since time.Time, d time.Duration) bool {
 		at := since.Add(d)
 		if !now.Before(at) {
@@ -194,35 +222,56 @@ func (f *Facts) doom(now time.Time, p Policy) (why string, fault bool, wake time
 		wake = earliest(wake, at)
 		return false
 	}
-	if f.Builds == 0 {
+	doom := func(why string, fault bool) Decision { return Decision{Action: Doom, Why: why, Fault: fault} }
+	idle := func(why string) Decision {
+		if f.sleepable(p) {
+			return Decision{Action: Sleep, Why: why}
+		}
+		return doom(why, false)
+	}
+	if f.Builds == 0 || in.Power == Stopped && f.Running == 0 { // one that is off is never switched on only to be ended
 		switch {
 		case f.Retired:
-			return "the worker is no longer configured", false, wake
+			return doom("the worker is no longer configured", false)
 		case f.Outdated:
-			return "its configuration has changed", false, wake
+			return doom("its configuration has changed", false)
 		case f.Draining:
-			return "the master is stopping", false, wake
+			return doom("the master is stopping", false)
 		case f.Leaving != "":
-			return f.Leaving, false, wake
-		case in.AttachedAt.IsZero() && !f.Frozen:
-			return "no build needs it any more", false, wake
-		case f.Session != 0 && p.BuildWait == 0 && !f.Frozen:
-			return "the build has ended (build_wait_timeout = 0)", false, wake
-		case f.Session != 0 && p.BuildWait > 0 && !f.Frozen && after(f.IdleSince, p.BuildWait):
-			return "idle for " + p.BuildWait.String() + " (build_wait_timeout)", false, wake
+			return doom(f.Leaving, false)
+		case in.Power.Off() && !p.Sleep && !f.Frozen:
+			return doom("idle instances of this worker are not kept switched off any more", false)
 		}
+	}
+	if f.Builds == 0 && !in.Power.Off() && !f.Frozen {
+		switch {
+		case in.AttachedAt.IsZero():
+			return idle("no build needs it any more")
+		case f.Session != 0 && p.BuildWait == 0:
+			return idle("the build has ended (build_wait_timeout = 0)")
+		case f.Session != 0 && p.BuildWait > 0 && after(f.IdleSince, p.BuildWait):
+			return idle("idle for " + p.BuildWait.String() + " (build_wait_timeout)")
+		}
+	}
+	if in.Power == Stopped && f.Builds > 0 && f.Running == 0 && !f.Frozen && after(f.BackoffUntil, 0) {
+		return Decision{Action: Wake}
 	}
 	if f.Session == 0 && (!f.Frozen || f.Draining) {
 		switch {
+		case in.Power == Stopping:
+			if after(in.PowerAt, p.StopLimit) {
+				return doom("the order to stop it had no effect within "+p.StopLimit.String(), false)
+			}
+		case in.Power == Stopped: // it waits for nobody
 		case in.AttachedAt.IsZero():
-			if p.Missing > 0 && after(in.AskedAt, p.Missing) {
-				return "no agent attached within " + p.Missing.String() + " (missing_timeout)", true, wake
+			if p.Missing > 0 && after(in.since(), p.Missing) {
+				return doom("no agent attached within "+p.Missing.String()+" (missing_timeout)", true)
 			}
 		case !in.LostAt.IsZero() && after(in.LostAt, p.Grace):
-			return "its agent was lost and did not come back within " + p.Grace.String(), true, wake
+			return doom("its agent was lost and did not come back within "+p.Grace.String(), true)
 		}
 	}
-	return "", false, wake
+	return Decision{Wake: wake}
 }
 
 // Proven says whether a NotFound now proves that the instance is gone. After a create whose answer is not known, or right after one that was
