@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/rouse-ci/rouse/providers"
 )
 
 // This file is the choice of an image out of those that EC2 names. It is pure: the same images in any order give the same choice.
@@ -35,6 +37,8 @@ type image struct {
 	Architecture       string
 	RootDevice         string // device name of its root volume
 	RootGiB            int64  // size of that volume; 0 if not known
+	RootEncrypted      bool
+	DiskGiB            int64 // size of all volumes that it makes
 }
 
 // createdAt is the zero time if the date is missing or malformed.
@@ -78,6 +82,18 @@ func compileLocation(expr string) (*regexp.Regexp, error) {
 	re, err := regexp.Compile(`\A(?:` + expr + `)`)
 	if err != nil {
 		return nil, explainSyntax(err)
+	}
+	return re, nil
+}
+
+// location compiles the expression of a filter; nil if it has none.
+func location(expr string) (*regexp.Regexp, error) {
+	if expr == "" {
+		return nil, nil
+	}
+	re, err := compileLocation(expr)
+	if err != nil {
+		return nil, providers.Errorf(providers.BadConfig, "images", "location_regex: %w", err)
 	}
 	return re, nil
 }
@@ -214,7 +230,7 @@ func (o order) compare(a, b *ranked) int {
 func compareRest(a, b *image) int {
 	return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Location, b.Location), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Created, b.Created),
 		cmp.Compare(a.Owner, b.Owner), cmp.Compare(a.State, b.State), cmp.Compare(a.Architecture, b.Architecture),
-		cmp.Compare(a.RootDevice, b.RootDevice), cmp.Compare(a.RootGiB, b.RootGiB))
+		cmp.Compare(a.RootDevice, b.RootDevice), cmp.Compare(a.RootGiB, b.RootGiB), cmp.Compare(a.DiskGiB, b.DiskGiB))
 }
 
 // why says by what a candidate has its place.
