@@ -48,7 +48,7 @@ func (w *world) start(hook func(m *master, l line), args ...string) *master {
 	r, wr := os.NewFile(uintptr(fds[0]), "log"), os.NewFile(uintptr(fds[1]), "log")
 	m.cmd = exec.Command(programs.rouse, append([]string{"master", "-config", filepath.Join(w.dir, "config"), "-state", w.state, "-log-json", "-log-level", "debug"},
 		args...)...)
-	m.cmd.Env = append(os.Environ(), "E2E_MARK="+w.mark)
+	m.cmd.Env = append(append(os.Environ(), "E2E_MARK="+w.mark), w.env...)
 	m.cmd.Stderr = wr
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err := m.cmd.Start()

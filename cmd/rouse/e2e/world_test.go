@@ -26,6 +26,7 @@ type world struct {
 	dir   string
 	state string
 	proxy *proxy
+	env   []string // of the masters, besides the test's own
 
 	mu      sync.Mutex
 	masters []*master
