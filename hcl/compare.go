@@ -14,6 +14,9 @@ import (
 // What a comparison of two configurations must know beyond their values: what steps will evaluate, what those expressions use, and which
 // values must not be shown.
 
+// DefaultMaster returns what the master block is where it says nothing.
+func DefaultMaster() Master { return defaultMaster() }
+
 // Given returns what every variable with a value from outside was given, as HCL expressions: Options.Variables that make the same configuration elsewhere.
 // The values of sensitive variables are among them: the result is for a master's local socket or a TLS connection, and never to be stored or shown.
 func (c *Config) Given() map[string]string { return maps.Clone(c.given) }
@@ -21,12 +24,37 @@ func (c *Config) Given() map[string]string { return maps.Clone(c.given) }
 // GivenSensitive returns the names of the sensitive variables that a value was given for.
 func (c *Config) GivenSensitive() []string { return slices.Sorted(slices.Values(c.sensitive)) }
 
+// SensitiveValues returns every text in the values of sensitive variables, for whoever must make sure that it holds none of them.
+func (c *Config) SensitiveValues() []string {
+	v, ok := c.root("var")
+	if !ok || !v.Type().IsObjectType() {
+		return nil
+	}
+	var out []string
+	for _, e := range v.AsValueMap() {
+		if !e.ContainsMarked() {
+			continue
+		}
+		e, _ = e.UnmarkDeep()
+		_ = cty.Walk(e, func(_ cty.Path, leaf cty.Value) (bool, error) {
+			if leaf.Type() == cty.String && leaf.IsKnown() && !leaf.IsNull() && leaf.AsString() != "" {
+				out = append(out, leaf.AsString())
+			}
+			return true, nil
+		})
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Expr is an expression that is evaluated later, when a step runs.
 type Expr struct {
-	Path   string   // the attribute's name
-	Text   string   // its source
-	Inputs []string // what of the configuration it uses: var.x, local.y, file("z"); sorted. See SameInput
-	Range  hcl2.Range
+	Path  string // the attribute's name
+	Text  string // its source
+	Range hcl2.Range
+
+	expr hcl2.Expression
+	cfg  *Config
 }
 
 // Expressions returns what a step evaluates when it runs, sorted by path. The defaults of omitted attributes are not among it.
@@ -51,24 +79,35 @@ func (c *Config) EnvExpression(b *Builder) (Expr, bool) {
 }
 
 func (c *Config) expr(path string, e hcl2.Expression) Expr {
-	r := e.Range()
-	out := Expr{Path: path, Range: r}
+	out := Expr{Path: path, Range: e.Range(), expr: e, cfg: c}
+	r := out.Range
 	if f := c.sources[r.Filename]; f != nil && r.Start.Byte <= r.End.Byte && r.End.Byte <= len(f.Bytes) {
 		out.Text = string(f.Bytes[r.Start.Byte:r.End.Byte])
 	}
+	return out
+}
+
+// Inputs returns what of the configuration the expression uses: var.x, local.y, file("z"); sorted. See SameInput.
+func (e Expr) Inputs() []string {
 	seen := map[string]bool{}
-	for _, t := range e.Variables() {
-		if root := t.RootName(); (root == "var" || root == "local") && len(t) > 1 {
-			if name, ok := stepName(t[1]); ok {
+	for _, t := range e.expr.Variables() {
+		if root := t.RootName(); root == "var" || root == "local" {
+			if name, ok := stepName(second(t)); ok {
 				seen[root+"."+name] = true
 			} else {
 				seen[root] = true
 			}
 		}
 	}
-	c.filesOf(e, seen)
-	out.Inputs = slices.Sorted(maps.Keys(seen))
-	return out
+	e.cfg.filesOf(e.expr, seen)
+	return slices.Sorted(maps.Keys(seen))
+}
+
+func second(t hcl2.Traversal) hcl2.Traverser {
+	if len(t) < 2 {
+		return nil
+	}
+	return t[1]
 }
 
 // fileFunctions read files of the configuration's directory.
@@ -120,6 +159,11 @@ func SameInput(a, b *Config, name string) bool {
 	return sameValue(x, y)
 }
 
+// SameInputs says whether all inputs of all expressions are the same.
+func SameInputs(a, b *Config) bool {
+	return SameInput(a, b, "var") && SameInput(a, b, "local") && SameInput(a, b, "file(…)")
+}
+
 // sameValue ignores marks. It compares, and tells nothing.
 func sameValue(x, y cty.Value) bool {
 	x, _ = x.UnmarkDeep()
@@ -136,6 +180,9 @@ func (c *Config) data() map[string][]byte {
 
 // root returns the object of all variables or local values.
 func (c *Config) root(name string) (cty.Value, bool) {
+	if c.env == nil {
+		return cty.NilVal, false
+	}
 	for ctx := c.env.ctx; ctx != nil; ctx = ctx.Parent() {
 		if v, ok := ctx.Variables[name]; ok {
 			return v, true
@@ -202,10 +249,8 @@ func (c *Config) madeFromSecrets(e hcl2.Expression) bool {
 		if !ok {
 			continue // count
 		}
-		if len(t) > 1 {
-			if name, named := stepName(t[1]); named {
-				v, ok = attribute(v, name)
-			}
+		if name, named := stepName(second(t)); named {
+			v, ok = attribute(v, name)
 		}
 		if ok && v.ContainsMarked() {
 			return true

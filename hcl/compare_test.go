@@ -82,7 +82,7 @@ func TestExpressionsKnowWhatOfTheConfigurationTheyUse(t *testing.T) {
 	var paths []string
 	inputs := map[string][]string{}
 	for _, e := range a.Expressions(a.Builders[0].Steps[0]) {
-		paths, inputs[e.Path] = append(paths, e.Path), e.Inputs
+		paths, inputs[e.Path] = append(paths, e.Path), e.Inputs()
 	}
 	if diff := cmp.Diff([]string{"command", "env", "stdin", "when"}, paths); diff != "" {
 		t.Error(diff)
@@ -108,6 +108,9 @@ func TestExpressionsKnowWhatOfTheConfigurationTheyUse(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"branch": `"main"`}, a.Variables); diff != "" {
 		t.Error(diff)
+	}
+	if got := a.SensitiveValues(); !slices.Equal(got, []string{"one"}) {
+		t.Errorf("sensitive values: %v", got)
 	}
 	if a.Workers[0].Pool != "w" {
 		t.Errorf("pool %q", a.Workers[0].Pool)

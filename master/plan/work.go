@@ -1,0 +1,100 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/rouse-ci/rouse/master/model"
+)
+
+// work finds the builds and requests that the plan touches.
+func (pl *planner) work() {
+	if sn := pl.Snapshot; sn != nil {
+		for i := range sn.Builds {
+			b := &sn.Builds[i]
+			w := Work{Kind: "build", ID: int64(b.ID), Builder: b.Builder, Worker: b.Worker, Generation: b.Generation}
+			builder, worker := pl.action("builder."+b.Builder), pl.action("worker."+b.Worker)
+			switch {
+			case builder == Remove:
+				w.Effect, w.Text = "builder-removed", "goes on to its end; its builder is removed and keeps its history"
+			case worker == Remove:
+				w.Effect, w.Text = "worker-removed", "goes on to its end; then its worker's machine ends"
+			case worker == Replace:
+				w.Effect, w.Text = "worker-replaced", "goes on to its end; then its worker's machine is replaced"
+			case builder == Update:
+				w.Effect, w.Text = "keeps-definition", fmt.Sprintf("goes on with the definition of generation %d", b.Generation)
+			default:
+				continue
+			}
+			pl.p.Work = append(pl.p.Work, w)
+		}
+	}
+	for i := range pl.Queued {
+		r := &pl.Queued[i]
+		if r.State != model.RequestWaiting {
+			continue
+		}
+		w := Work{Kind: "request", ID: int64(r.ID), Builder: r.Builder, Worker: r.Worker, Generation: r.Generation}
+		switch builder := pl.action("builder." + r.Builder); {
+		case builder == Remove:
+			w.Effect, w.Text = "builder-removed", "waits until its builder is configured again, or it is cancelled"
+		case r.Worker != "" && pl.action("worker."+r.Worker) == Remove:
+			w.Effect, w.Text = "no-worker", fmt.Sprintf("waits: only %s may build it, and that is removed", r.Worker)
+		case builder == Update:
+			w.Effect, w.Text = "keeps-definition", fmt.Sprintf("is built with the definition of generation %d", r.Generation)
+		default:
+			continue
+		}
+		pl.p.Work = append(pl.p.Work, w)
+	}
+	slices.SortStableFunc(pl.p.Work, func(a, b Work) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID)) })
+}
+
+func (pl *planner) action(address string) Action {
+	if c := pl.byAddress[address]; c != nil {
+		return c.Action
+	}
+	return NoOp
+}
+
+// cost adds up one instance of each latent worker: more than one it never has.
+func (pl *planner) cost() {
+	c := &pl.p.Cost
+	c.Currency = pl.New.Master.Currency
+	for i := range pl.old.Workers {
+		w := &pl.old.Workers[i]
+		price, known := w.Price, w.Price > 0
+		if p, ok := pl.PricesBefore[w.Name]; !known && ok {
+			price, known = p.Running, true
+		}
+		if n := pl.newWorkers[w.Name]; !known && n != nil && n.Spec == w.Spec {
+			price, known = pl.Prices[w.Name].Running, true
+		}
+		if in := pl.fleet.live[w.Name]; !known && in != nil {
+			price = in.Instance.Price
+		}
+		if w.Provider != "" {
+			c.Before += price
+		}
+	}
+	for i := range pl.New.Workers {
+		w := &pl.New.Workers[i]
+		if w.Provider == "" {
+			continue
+		}
+		p, ok := pl.Prices[w.Name]
+		switch {
+		case w.Price > 0:
+			c.After += w.Price
+		case ok:
+			c.After += p.Running
+		default:
+			c.Unpriced++
+		}
+	}
+	c.Before, c.After = round(c.Before), round(c.After)
+}
+
+// round makes sums of the same prices the same in whatever order they are added.
+func round(x float64) float64 { return float64(int64(x*1e6+0.5)) / 1e6 }
