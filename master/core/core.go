@@ -446,7 +446,7 @@ type Entry struct {
 	From, To string // states; for an effect, To is its name
 	Cause    string // why, for people
 
-	Facts map[string]string // of an instance that is seen for the first time, for whoever watches; not stored
+	Type, Market string // of an instance that is seen for the first time, as its facts say, for whoever watches; not stored
 }
 
 // Instance is the stored part of an instance that decisions depend on.

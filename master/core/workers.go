@@ -228,7 +228,8 @@ func (s *State) sighted(w *worker, in *latent.Instance, r OpResult) {
 	case SightRunning:
 		if in.BootedAt.IsZero() {
 			in.BootedAt = s.now
-			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "requested", To: "booting", Facts: in.Facts})
+			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "requested", To: "booting",
+				Type: in.Facts["type"], Market: in.Facts["market"]})
 		}
 	case SightGone, SightFailed, SightStopping:
 		if in.BootedAt.IsZero() {

@@ -63,6 +63,12 @@ func (l *loop) effect(ef core.Effect, now time.Time) {
 		l.destroy(ef)
 	case core.CheckInstance:
 		l.check(ef)
+	case core.StopInstance:
+		l.stopInstance(ef)
+	case core.StartInstance:
+		l.startInstance(ef)
+	case core.ReadConsole:
+		l.readConsole(ef)
 	case core.ListInstances:
 		l.list(ef, now)
 	default:

@@ -44,7 +44,7 @@ type caller struct {
 
 // call is one operation. Exactly one of its results is delivered.
 type call struct {
-	kind    string // create, destroy, check, list
+	kind    string // create, destroy, check, list, stop, start
 	timeout time.Duration
 	run     func(ctx context.Context) answer
 	deliver func(a answer, began time.Time) core.Event
@@ -93,7 +93,7 @@ func (l *loop) create(ef core.CreateInstance) {
 	l.op(ef.Provider, ef.Op, "create", func(ctx context.Context, p providers.Provider) answer {
 		spec, agent, err := e.o.Describe(ef.Worker, ef.Key)
 		if err != nil {
-			return answer{result: core.OpResult{Class: core.OpBadConfig, Detail: clip(err.Error())}}
+			return answer{result: core.OpResult{Class: core.OpTransient, Detail: clip(err.Error())}} // the worker has just left the configuration: nobody asked for what can not be
 		}
 		in, err := p.Create(ctx, providers.CreateRequest{Key: providers.Key(ef.Key), Owner: providers.Owner(e.o.Saved.Owner), Worker: ef.Worker, Spec: spec, Agent: agent})
 		return sighted(in, err)
@@ -101,6 +101,17 @@ func (l *loop) create(ef core.CreateInstance) {
 }
 
 func (l *loop) destroy(ef core.DestroyInstance) {
+	if read := l.consoles[ef.Key]; read != nil { // what it has printed is gone with it
+		l.e.work.Go(func() {
+			<-read
+			_ = l.e.send(context.Background(), item{after: func() { l.destroyNow(ef) }})
+		})
+		return
+	}
+	l.destroyNow(ef)
+}
+
+func (l *loop) destroyNow(ef core.DestroyInstance) {
 	l.op(ef.Provider, ef.Op, "destroy", func(ctx context.Context, p providers.Provider) answer {
 		return sighted(providers.Instance{}, p.Destroy(ctx, providers.Key(ef.Key)))
 	})
@@ -141,7 +152,7 @@ func (l *loop) op(provider string, op model.OpID, kind string, run func(ctx cont
 	done := func(a answer, _ time.Time) core.Event { return core.OpDone{Op: op, Result: a.result} }
 	c := l.callers[provider]
 	if c == nil {
-		l.e.refuse(done(answer{result: core.OpResult{Class: core.OpBadConfig, Detail: errNoProvider.Error()}}, time.Time{}))
+		l.e.refuse(done(answer{result: core.OpResult{Class: core.OpTransient, Detail: errNoProvider.Error()}}, time.Time{}))
 		return
 	}
 	c.add(&call{kind: kind, deliver: done, run: func(ctx context.Context) answer { return run(ctx, c.opened.Provider) }})
@@ -307,7 +318,7 @@ func sighted(in providers.Instance, err error) answer {
 	if err != nil {
 		return answer{result: core.OpResult{Class: opClass(providers.ClassOf(err)), Detail: clip(err.Error())}}
 	}
-	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: clip(in.Detail)}}
+	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: clip(in.Detail), Facts: bounded(in.Facts)}}
 }
 
 func opClass(c providers.Class) core.OpClass {
@@ -340,6 +351,8 @@ func sightState(s providers.State) core.SightState {
 		return core.SightGone
 	case providers.Failed:
 		return core.SightFailed
+	case providers.Stopped:
+		return core.SightStopped
 	}
 	return core.SightPending
 }

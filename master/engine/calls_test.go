@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -114,7 +115,7 @@ func TestEachCallHasExactlyOneResult(t *testing.T) {
 
 func check(t *testing.T, got []core.OpResult, want core.OpResult) {
 	t.Helper()
-	if len(got) != 1 || got[0] != want {
+	if len(got) != 1 || !reflect.DeepEqual(got[0], want) {
 		t.Errorf("results %+v, want %+v", got, want)
 	}
 }
@@ -125,7 +126,7 @@ func TestACallForAnUnknownProviderIsAnswered(t *testing.T) {
 		w.e.loop.effect(core.ListInstances{Op: 2, Provider: "gone"}, time.Now())
 		synctest.Wait()
 		ops, lists := results(w.e)
-		check(t, ops[1], core.OpResult{Class: core.OpBadConfig, Detail: errNoProvider.Error()})
+		check(t, ops[1], core.OpResult{Class: core.OpTransient, Detail: errNoProvider.Error()})
 		if len(lists[2]) != 1 || lists[2][0].Error == "" {
 			t.Errorf("list: %+v", lists)
 		}
@@ -140,7 +141,7 @@ func TestADescriptionThatFailsMakesNothing(t *testing.T) {
 		w.e.loop.effect(create(1), time.Now())
 		synctest.Wait()
 		ops, _ := results(w.e)
-		check(t, ops[1], core.OpResult{Class: core.OpBadConfig, Detail: "no such worker"})
+		check(t, ops[1], core.OpResult{Class: core.OpTransient, Detail: "no such worker"})
 		if n := w.cloud.count("create"); n != 0 {
 			t.Errorf("%d creates", n)
 		}

@@ -44,7 +44,7 @@ type Sessions interface {
 // Observe are hooks for metrics. Each may be nil; none may block.
 type Observe struct {
 	Entry  func(at time.Time, e core.Entry)                                  // each journal entry, once it is durable
-	Op     func(provider, op string, class core.OpClass, took time.Duration) // each call of a provider; op is create, destroy, check or list
+	Op     func(provider, op string, class core.OpClass, took time.Duration) // each call of a provider; op is create, destroy, check, list, stop or start
 	Commit func(took time.Duration, items int, err error)                    // each attempt to commit
 	Turn   func(took time.Duration, items int)                               // each turn of the loop: for so long it did not look at its inbox
 }
@@ -67,6 +67,10 @@ type Options struct {
 
 	// Describe says how an instance of a worker is made. It is called on a goroutine of its own for every create.
 	Describe func(worker string, key model.InstanceKey) (spec any, agent providers.Agent, err error)
+
+	// Console keeps what an instance has printed with the builds that it failed: out is "" if its provider could not tell, and err says why. It is
+	// called on a goroutine of its own, and may block. It may be nil.
+	Console func(ctx context.Context, about core.ReadConsole, out []byte, err error)
 
 	Observe Observe
 }

@@ -18,12 +18,13 @@ const (
 
 // loop is what only the goroutine of Run touches.
 type loop struct {
-	e       *Engine
-	state   *core.State
-	timers  timers
-	runners map[model.BuildID]*runner
-	callers map[string]*caller
-	quiet   chan struct{} // not nil: close it when no build runs and no instance is left
+	e        *Engine
+	state    *core.State
+	timers   timers
+	runners  map[model.BuildID]*runner
+	callers  map[string]*caller
+	consoles map[model.InstanceKey]chan struct{} // being read; closed when a destroy need not wait any more
+	quiet    chan struct{}                       // not nil: close it when no build runs and no instance is left
 
 	items   []item // of the batch that runs
 	batches []core.Batch
@@ -34,6 +35,7 @@ func (l *loop) init(e *Engine) {
 	l.e = e
 	l.state = core.Restore(e.o.Saved)
 	l.runners, l.callers = map[model.BuildID]*runner{}, map[string]*caller{}
+	l.consoles = map[model.InstanceKey]chan struct{}{}
 	for name, p := range e.o.Providers {
 		l.provide(name, p)
 	}

@@ -142,7 +142,8 @@ func (w *writer) delta(d *core.Delta) error {
 		if c.workers[k.Name] != k {
 			continue
 		}
-		if err := w.exec(w.st.worker, k.Name, int64(k.Generation), int64(k.Tries), micros(k.BackoffUntil), k.LastError, k.Paused, micros(k.SeenAt)); err != nil {
+		if err := w.exec(w.st.worker, k.Name, int64(k.Generation), int64(k.Tries), micros(k.BackoffUntil), k.LastError, k.Paused, micros(k.SeenAt),
+			k.FailClass, int64(k.ClassTries)); err != nil {
 			return fmt.Errorf("worker %s: %w", k.Name, err)
 		}
 	}
@@ -151,9 +152,14 @@ func (w *writer) delta(d *core.Delta) error {
 		if c.instances[in.Key] != in {
 			continue
 		}
+		facts, err := jsonText(in.Facts, len(in.Facts) == 0)
+		if err != nil {
+			return fmt.Errorf("facts of instance %s: %w", in.Key, err)
+		}
 		if err := w.exec(w.st.instance, string(in.Key), in.Worker, in.Provider, in.ProviderID, in.Spec, in.Price, micros(in.AskedAt), flag(in.Resolved),
 			micros(in.UnresolvedAt), micros(in.BootedAt), micros(in.AttachedAt), micros(in.LostAt), in.Agent, flag(in.Served), flag(in.Doomed),
-			micros(in.DoomedAt), in.Reason, int64(in.DestroyTries), micros(in.GoneAt)); err != nil {
+			micros(in.DoomedAt), in.Reason, int64(in.DestroyTries), micros(in.GoneAt), in.StoppedPrice, int64(in.Power), micros(in.PowerAt),
+			in.Slept.Microseconds(), in.Detail, facts); err != nil {
 			return fmt.Errorf("instance %s: %w", in.Key, err)
 		}
 	}

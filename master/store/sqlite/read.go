@@ -53,7 +53,7 @@ func (s *Store) load(ctx context.Context) (saved core.Saved, meta map[string]str
 	if err != nil {
 		return saved, nil, err
 	}
-	saved.Workers, err = collect(ctx, tx, `SELECT name, generation, tries, backoff_until, last_error, paused, seen_at FROM workers ORDER BY name`, nil, scanWorker)
+	saved.Workers, err = collect(ctx, tx, `SELECT name, generation, tries, backoff_until, last_error, paused, seen_at, fail_class, class_tries FROM workers ORDER BY name`, nil, scanWorker)
 	if err != nil {
 		return saved, nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/store"
 )
@@ -17,7 +18,7 @@ const (
 	buildColumns = `SELECT id, request, requests, builder, worker, instance, generation, attempt, phase, assigned_at, started_at, finished_at,
 		result, text, cancelling`
 	instanceColumns = `SELECT key, worker, provider, provider_id, spec, price, asked_at, resolved, unresolved_at, booted_at, attached_at, lost_at,
-		agent, served, doomed, doomed_at, reason, destroy_tries, gone_at`
+		agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts`
 )
 
 // moment reads microseconds into a time.
@@ -108,13 +109,19 @@ func scanStep(r scanner, s *model.Step) error {
 }
 
 func scanWorker(r scanner, w *core.WorkerState) error {
-	return r.Scan(&w.Name, &w.Generation, &w.Tries, moment{&w.BackoffUntil}, &w.LastError, &w.Paused, moment{&w.SeenAt})
+	return r.Scan(&w.Name, &w.Generation, &w.Tries, moment{&w.BackoffUntil}, &w.LastError, &w.Paused, moment{&w.SeenAt}, &w.FailClass, &w.ClassTries)
 }
 
 func scanCoreInstance(r scanner, in *core.Instance) error {
-	return r.Scan(&in.Key, &in.Worker, &in.Provider, &in.ProviderID, &in.Spec, &in.Price, moment{&in.AskedAt}, &in.Resolved, moment{&in.UnresolvedAt},
+	var slept int64
+	var facts sql.NullString
+	if err := r.Scan(&in.Key, &in.Worker, &in.Provider, &in.ProviderID, &in.Spec, &in.Price, moment{&in.AskedAt}, &in.Resolved, moment{&in.UnresolvedAt},
 		moment{&in.BootedAt}, moment{&in.AttachedAt}, moment{&in.LostAt}, &in.Agent, &in.Served, &in.Doomed, moment{&in.DoomedAt}, &in.Reason,
-		&in.DestroyTries, moment{&in.GoneAt})
+		&in.DestroyTries, moment{&in.GoneAt}, &in.StoppedPrice, &in.Power, moment{&in.PowerAt}, &slept, &in.Detail, &facts); err != nil {
+		return err
+	}
+	in.Slept = time.Duration(slept) * time.Microsecond
+	return fromJSON(facts, &in.Facts)
 }
 
 func scanInstance(r scanner, in *model.Instance) error {
@@ -122,8 +129,7 @@ func scanInstance(r scanner, in *model.Instance) error {
 	if err := scanCoreInstance(r, &c); err != nil {
 		return err
 	}
-	*in = model.Instance{Key: c.Key, Worker: c.Worker, Provider: c.Provider, ProviderID: c.ProviderID, State: instanceState(&c), Reason: c.Reason,
-		AskedAt: c.AskedAt, BootedAt: c.BootedAt, AttachedAt: c.AttachedAt, DoomedAt: c.DoomedAt, GoneAt: c.GoneAt, Price: c.Price}
+	*in = core.Show(&c, instanceState(&c))
 	return nil
 }
 
@@ -133,6 +139,10 @@ func instanceState(in *core.Instance) model.InstanceState {
 		return model.InstanceGone
 	case in.Doomed:
 		return model.InstanceDoomed
+	case in.Power == latent.Stopping:
+		return model.InstanceStopping
+	case in.Power == latent.Stopped:
+		return model.InstanceStopped
 	case !in.LostAt.IsZero():
 		return model.InstanceLost
 	case !in.AttachedAt.IsZero():

@@ -66,16 +66,19 @@ func (w *writer) prepare() error {
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 			ON CONFLICT (build, number) DO UPDATE SET name = excluded.name, kind = excluded.kind, started_at = excluded.started_at,
 			finished_at = excluded.finished_at, result = excluded.result, text = excluded.text, logs = excluded.logs, state = excluded.state`},
-		{&s.worker, `INSERT INTO workers (name, generation, tries, backoff_until, last_error, paused, seen_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		{&s.worker, `INSERT INTO workers (name, generation, tries, backoff_until, last_error, paused, seen_at, fail_class, class_tries)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 			ON CONFLICT (name) DO UPDATE SET generation = excluded.generation, tries = excluded.tries, backoff_until = excluded.backoff_until,
-			last_error = excluded.last_error, paused = excluded.paused, seen_at = excluded.seen_at`},
+			last_error = excluded.last_error, paused = excluded.paused, seen_at = excluded.seen_at, fail_class = excluded.fail_class,
+			class_tries = excluded.class_tries`},
 		{&s.instance, `INSERT INTO instances (key, worker, provider, provider_id, spec, price, asked_at, resolved, unresolved_at, booted_at, attached_at,
-			lost_at, agent, served, doomed, doomed_at, reason, destroy_tries, gone_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+			lost_at, agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
 			ON CONFLICT (key) DO UPDATE SET provider_id = excluded.provider_id, spec = excluded.spec, price = excluded.price, resolved = excluded.resolved,
 			unresolved_at = excluded.unresolved_at, booted_at = excluded.booted_at, attached_at = excluded.attached_at, lost_at = excluded.lost_at,
 			agent = excluded.agent, served = excluded.served, doomed = excluded.doomed, doomed_at = excluded.doomed_at, reason = excluded.reason,
-			destroy_tries = excluded.destroy_tries, gone_at = excluded.gone_at`},
+			destroy_tries = excluded.destroy_tries, gone_at = excluded.gone_at, stopped_price = excluded.stopped_price, power = excluded.power,
+			power_at = excluded.power_at, slept = excluded.slept, detail = excluded.detail, facts = excluded.facts`},
 		{&s.journal, journalInsert + `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 		{&s.journal4, journalInsert + `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 		{&s.delRequest, `DELETE FROM requests WHERE id = $1 AND state = 2`},

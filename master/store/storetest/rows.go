@@ -34,7 +34,8 @@ func testRoundTrip(t *testing.T, open func(t *testing.T) store.Store) {
 	s := open(t)
 	full, moved := request(5), coreRequest(5)
 	build, in := coreBuild(9, 5, 6, 4), coreInstance("o-w1-1")
-	worker := core.WorkerState{Name: "w1", Generation: 8, Tries: 2, BackoffUntil: at(10), LastError: "no capacity", Paused: "by hand", SeenAt: at(3)}
+	worker := core.WorkerState{Name: "w1", Generation: 8, Tries: 2, BackoffUntil: at(10), LastError: "no capacity", Paused: "by hand", SeenAt: at(3),
+		FailClass: "missing", ClassTries: 1}
 	step := model.Step{Build: 9, Number: 2, Name: "compile", Kind: "shell", StartedAt: at(3), FinishedAt: at(4), Result: model.Warnings, Text: "2 warnings",
 		Logs: []string{"stdio", "a\nb"}, State: []byte(`{"pos":1}`)}
 	entry := core.Entry{Event: "OpDone", Kind: "instance", Request: 5, Build: 9, Worker: "w1", Instance: "o-w1-1", Op: 77, From: "a", To: "b", Cause: "c\n\x00ü"}
@@ -58,7 +59,8 @@ func testRoundTrip(t *testing.T, open func(t *testing.T) store.Store) {
 			Properties: full.Properties})
 		same(t, "steps", ok[[]model.Step](t)(s.Steps(ctx(t), 9)), []model.Step{step})
 		same(t, "instance", ok[model.Instance](t)(s.Instance(ctx(t), "o-w1-1")), model.Instance{Key: "o-w1-1", Worker: "w1", Provider: "p", ProviderID: "i-1",
-			State: model.InstanceDoomed, Reason: "idle", AskedAt: at(1), BootedAt: at(3), AttachedAt: at(4), DoomedAt: at(6), Price: 0.125})
+			State: model.InstanceDoomed, Reason: "idle", AskedAt: at(1), BootedAt: at(3), AttachedAt: at(4), DoomedAt: at(6), Price: 0.125,
+			StoppedPrice: 0.0625, StoppedAt: at(5), Stopped: 90, Detail: "a machine", Facts: map[string]string{"zone": "a", "type": "m5"}})
 		same(t, "journal", ok[[]store.JournalRow](t)(s.Journal(ctx(t), 0, 10)), []store.JournalRow{{Seq: 1, Time: at(3), Entry: entry}})
 	}
 	check(s)

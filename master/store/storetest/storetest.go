@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/store"
 )
@@ -131,7 +132,8 @@ func coreBuild(id model.BuildID, requests ...model.RequestID) core.Build {
 
 func coreInstance(key model.InstanceKey) core.Instance {
 	return core.Instance{Key: key, Worker: "w1", Provider: "p", ProviderID: "i-1", Spec: "spec", Price: 0.125, AskedAt: at(1), Resolved: true, UnresolvedAt: at(2),
-		BootedAt: at(3), AttachedAt: at(4), LostAt: at(5), Agent: "agent", Served: true, Doomed: true, DoomedAt: at(6), Reason: "idle", DestroyTries: 4}
+		BootedAt: at(3), AttachedAt: at(4), LostAt: at(5), Agent: "agent", Served: true, Doomed: true, DoomedAt: at(6), Reason: "idle", DestroyTries: 4,
+		StoppedPrice: 0.0625, Power: latent.Stopped, PowerAt: at(5), Slept: 90 * time.Second, Detail: "a machine", Facts: map[string]string{"zone": "a", "type": "m5"}}
 }
 
 func deltas(d ...core.Delta) []core.Delta { return d }
