@@ -17,6 +17,8 @@ type provider struct {
 	api    *api
 	log    *slog.Logger
 
+	*chooser // which image, at which price; also the abilities of a plan (see images.go, pricer.go)
+
 	base context.Context // of everything that outlives a call; ends with stop
 	stop context.CancelFunc
 	work sync.WaitGroup
@@ -24,7 +26,7 @@ type provider struct {
 
 // open makes a provider of an api, which tests fake.
 func open(env providers.Env, cfg Config, region string, a *api) (*provider, error) {
-	p := &provider{cfg: cfg, owner: env.Owner, region: region, api: a, log: env.Log}
+	p := &provider{cfg: cfg, owner: env.Owner, region: region, api: a, log: env.Log, chooser: newChooser(a, cfg, region, env.Owner, env.Log)}
 	p.base, p.stop = context.WithCancel(context.Background())
 	return p, nil
 }
