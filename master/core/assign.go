@@ -15,9 +15,16 @@ func (s *State) submitted(ev Submitted) {
 		}
 		r := &request{Request: in}
 		r.State, r.Result = model.RequestWaiting, model.NoResult
+		if r.Generation == 0 {
+			r.Generation = s.generation
+		}
 		s.requests[r.ID] = r
 		s.dirtyRequest(r)
 		s.entry(Entry{Kind: "request", Request: r.ID, To: r.State.String(), Cause: r.Builder})
+		if b := s.builders[r.Builder]; s.configured && (b == nil || b.retired) { // it was removed a moment ago, or by the time an old build triggers it
+			s.endRequest(r, model.Exception, "builder "+r.Builder+" is not configured (any more)")
+			continue
+		}
 		s.enqueue(r)
 	}
 }
@@ -178,7 +185,7 @@ func (w *worker) preparing() []*Build {
 // assign makes a build for a request, and for those that collapse into it.
 func (s *State) assign(r *request, w *worker) {
 	b := s.builders[r.Builder]
-	bld := &Build{ID: s.nextBuild, Builder: r.Builder, Worker: w.cfg.Name, Generation: s.generation, Attempt: r.Attempts + 1,
+	bld := &Build{ID: s.nextBuild, Builder: r.Builder, Worker: w.cfg.Name, Generation: r.Generation, Attempt: r.Attempts + 1,
 		Phase: model.BuildPreparing, AssignedAt: s.now, Result: model.NoResult}
 	s.nextBuild++
 	same := r.item.Lane().Same(&r.item)
@@ -191,7 +198,7 @@ func (s *State) assign(r *request, w *worker) {
 	}
 	s.builds[bld.ID] = bld
 	s.dirtyBuild(bld)
-	b.running++
+	b.ran(1)
 	w.builds = append(w.builds, bld)
 	w.facts.Builds++
 	s.take(bld)
@@ -243,8 +250,9 @@ func (s *State) blockedBy(b *builder, w *worker) string {
 	return ""
 }
 
-// uses calls f for each lock that the build holds or will hold: once each, exclusive if any use is.
-func (s *State) uses(b *Build, f func(l *lock, exclusive bool)) {
+// take gives the build all locks that its builder and its worker want: each once, exclusive if any use is. It keeps them to its end: a renamed
+// lock is a new lock, and whoever holds the old one goes on holding that.
+func (s *State) take(b *Build) {
 	var list []Access
 	if bb := s.builders[b.Builder]; bb != nil {
 		list = append(list, bb.cfg.Locks...)
@@ -252,33 +260,38 @@ func (s *State) uses(b *Build, f func(l *lock, exclusive bool)) {
 	if w := s.workers[b.Worker]; w != nil {
 		list = append(list, w.cfg.Locks...)
 	}
-	for i, a := range list {
-		l := s.locks[a.Lock]
-		if l == nil {
+	for _, a := range list {
+		if s.locks[a.Lock] == nil {
 			continue
 		}
-		exclusive, again := a.Exclusive, false
-		for j, other := range list {
-			if other.Lock == a.Lock {
-				exclusive = exclusive || other.Exclusive
-				again = again || j < i
-			}
+		if i := slices.IndexFunc(b.Locks, func(h Access) bool { return h.Lock == a.Lock }); i < 0 {
+			b.Locks = append(b.Locks, a)
+		} else if a.Exclusive {
+			b.Locks[i].Exclusive = true
 		}
-		if !again {
-			f(l, exclusive)
+	}
+	s.hold(b)
+}
+
+// hold writes the build into its locks' lists of holders.
+func (s *State) hold(b *Build) {
+	for _, a := range b.Locks {
+		l := s.locks[a.Lock]
+		if l == nil { // it was removed, and the master restarted since
+			l = &lock{cfg: Lock{Name: a.Lock, Max: 1}, holders: map[string][]holder{}, removed: true}
+			s.locks[a.Lock] = l
 		}
+		k := l.scope(b.Worker)
+		l.holders[k] = append(l.holders[k], holder{b, a.Exclusive})
 	}
 }
 
-func (s *State) take(b *Build) {
-	s.uses(b, func(l *lock, exclusive bool) {
-		k := l.scope(b.Worker)
-		l.holders[k] = append(l.holders[k], holder{b, exclusive})
-	})
-}
-
 func (s *State) release(b *Build) {
-	s.uses(b, func(l *lock, _ bool) {
+	for _, a := range b.Locks {
+		l := s.locks[a.Lock]
+		if l == nil {
+			continue // before there is a configuration nothing is held yet
+		}
 		k := l.scope(b.Worker)
 		for i, h := range l.holders[k] {
 			if h.build == b {
@@ -289,5 +302,5 @@ func (s *State) release(b *Build) {
 		for _, p := range l.pools {
 			s.try(p)
 		}
-	})
+	}
 }

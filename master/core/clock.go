@@ -18,30 +18,6 @@ type ScheduleState struct {
 	Last time.Time // when its requests were last stored, or when it was first seen
 }
 
-// configureSchedulers keeps the machines of schedulers that stay: a new calendar counts from the same last time.
-func (s *State) configureSchedulers(list []Scheduler) {
-	old := s.schedulers
-	s.schedulers = map[string]*schedule.Machine{}
-	for _, c := range list {
-		m := old[c.Name]
-		if m == nil {
-			m = &schedule.Machine{Last: s.past(s.lastDue[c.Name])}
-			if m.Last.IsZero() {
-				m.Last = s.now
-				s.due(c.Name, m)
-			}
-		}
-		m.Calendar = c.Calendar
-		s.schedulers[c.Name] = m
-		s.arm(scheduleTimer+c.Name, m.Next())
-	}
-	for _, name := range sortedKeys(old) {
-		if s.schedulers[name] == nil {
-			s.arm(scheduleTimer+name, noTime)
-		}
-	}
-}
-
 // due records when a scheduler was carried out last.
 func (s *State) due(name string, m *schedule.Machine) {
 	s.lastDue[name] = m.Last
@@ -65,6 +41,11 @@ func (s *State) scheduleDue(name string) {
 
 func (s *State) scheduled(ev Scheduled) {
 	m := s.schedulers[ev.Scheduler]
+	gone := m == nil
+	if gone {
+		m = s.resting[ev.Scheduler]
+		delete(s.resting, ev.Scheduler)
+	}
 	if m == nil || !m.Busy {
 		return
 	}
@@ -73,6 +54,9 @@ func (s *State) scheduled(ev Scheduled) {
 		s.due(ev.Scheduler, m)
 	} else {
 		m.NotBefore = s.now.Add(schedule.Retry)
+	}
+	if gone {
+		return
 	}
 	s.arm(scheduleTimer+ev.Scheduler, m.Next())
 }

@@ -20,6 +20,11 @@ type Config struct {
 	Locks      []Lock
 	Providers  []Provider
 	Schedulers []Scheduler // those that go by the clock
+
+	// Retired are builders that are configured no more, as they were when they last were, with the locks that only they use. They are needed after a
+	// restart, for requests that still wait and builds that still run; within one process the core remembers them itself and uses its own.
+	Retired      []Builder
+	RetiredLocks []Lock
 }
 
 // Worker is a named slot for at most one instance (latent) or one session (standard).
@@ -77,8 +82,9 @@ type Request struct {
 	Builder     string
 	Priority    int
 	SubmittedAt time.Time
-	Worker      string // pinned to this worker, if not empty
-	SourceKey   string // requests of one builder with equal keys may be collapsed; "" = never
+	Worker      string           // pinned to this worker, if not empty
+	SourceKey   string           // requests of one builder and one generation with equal keys may be collapsed; "" = never
+	Generation  model.Generation // whose definition its builds follow, also when they are retried; 0 = the one in force when it is submitted
 	State       model.RequestState
 	Attempts    int
 	Build       model.BuildID // the last build
@@ -94,8 +100,9 @@ type Build struct {
 	Builder    string
 	Worker     string
 	Instance   model.InstanceKey
-	Generation model.Generation
+	Generation model.Generation // of its first request
 	Attempt    int
+	Locks      []Access // what it holds, each lock once: taken when it was assigned, whatever is configured since
 	Phase      model.BuildPhase
 	AssignedAt time.Time
 	StartedAt  time.Time
@@ -138,10 +145,14 @@ type Saved struct {
 type Event interface{ event() }
 
 type (
-	// ConfigApplied replaces the configuration.
-	ConfigApplied struct{ Config Config }
+	// ConfigApplied replaces the configuration. What did not change is left alone. Prepared is what Prepare made of it, beforehand and elsewhere; nil: it
+	// is done here.
+	ConfigApplied struct {
+		Config   Config
+		Prepared *Prepared
+	}
 
-	// Submitted adds requests. The engine chose their IDs, which grow.
+	// Submitted adds requests. The engine chose their IDs, which grow. One for a builder that is not configured (any more) ends at once.
 	Submitted struct{ Requests []Request }
 
 	// CancelAsked orders the end of a request (in whatever state it is) or of a build; the other ID is 0.

@@ -12,7 +12,7 @@ type Snapshot struct {
 	Generation model.Generation
 	Stopping   bool
 	Workers    []WorkerView   // in the order of the configuration, retired ones last
-	Builders   []BuilderView  // in the order of the configuration
+	Builders   []BuilderView  // in the order of the configuration, retired ones last
 	Requests   []Request      // waiting and claimed, best first
 	Builds     []Build        // preparing and running
 	Instances  []InstanceView // not gone
@@ -44,6 +44,7 @@ type BuilderView struct {
 	Waiting int
 	Running int
 	Oldest  time.Time // SubmittedAt of the oldest waiting request; zero if none
+	Retired bool      // no longer configured; its last requests are being served
 }
 
 // InstanceView is one instance that is not gone.

@@ -31,13 +31,18 @@ type State struct {
 	workers   map[string]*worker
 	order     []*worker // of the configuration, retired ones last
 	builders  map[string]*builder
-	bOrder    []*builder
+	bOrder    []*builder // of the configuration
+	retired   []*builder // those that were removed and have requests that wait or builds that run
 	locks     map[string]*lock
 	providers map[string]*provider
 	pOrder    []*provider
-	pools     map[string]*pool
+	pools     map[uint64][]*pool // by the hash of what makes a pool; what is equal has one
+	pOrdered  []*pool
 
 	schedulers map[string]*schedule.Machine
+	resting    map[string]*schedule.Machine // removed while their requests were being stored
+
+	homeless map[model.RequestID]*request // wait for a builder that nobody has heard of
 
 	requests  map[model.RequestID]*request
 	builds    map[model.BuildID]*Build
@@ -92,12 +97,17 @@ type worker struct {
 type builder struct {
 	cfg     Builder
 	pool    *pool
-	running int
+	running int  // builds
+	waiting int  // requests in its pool
+	retired bool // no longer configured: takes no new requests, and goes when those that it has are done
 }
 
 // pool is the set of builders that share their workers and locks.
 type pool struct {
 	*queue.Pool
+	spec    poolSpec
+	used    bool            // by a builder of the configuration that is being applied
+	dead    bool            // a worker of it has come, gone or changed its locks: to be made anew
 	workers []*worker       // in the order of the builder's list
 	place   map[*worker]int // in workers
 	freed   *worker         // had room last: the first to look at
@@ -109,6 +119,8 @@ type lock struct {
 	cfg     Lock
 	pools   []*pool
 	holders map[string][]holder // by worker; "" when the lock is the master's
+	removed bool                // no longer configured; builds or retired builders still use it
+	rekeyed bool                // its scope changed while it was held: an exclusive holder may have company until they end
 }
 
 type holder struct {
@@ -138,6 +150,7 @@ type opRef struct {
 	worker   *worker       // nil for lists and orphans
 	provider *provider
 	key      model.InstanceKey
+	at       time.Time // when it was asked for
 }
 
 // TimerSet is an armed deadline.
@@ -154,7 +167,8 @@ func Restore(sv Saved) *State {
 	s := &State{
 		owner: sv.Owner, nextBuild: max(sv.NextBuild, 1), nextOp: max(sv.NextOp, 1),
 		workers: map[string]*worker{}, builders: map[string]*builder{}, locks: map[string]*lock{}, providers: map[string]*provider{},
-		pools: map[string]*pool{}, requests: map[model.RequestID]*request{}, builds: map[model.BuildID]*Build{},
+		pools: map[uint64][]*pool{}, requests: map[model.RequestID]*request{}, builds: map[model.BuildID]*Build{},
+		homeless: map[model.RequestID]*request{}, resting: map[string]*schedule.Machine{},
 		instances: map[model.InstanceKey]*worker{}, former: map[string]WorkerState{}, lastDue: map[string]time.Time{}, ops: map[model.OpID]opRef{}, timers: map[string]TimerSet{},
 	}
 	for _, sc := range sv.Schedules {
@@ -184,7 +198,11 @@ func Restore(sv Saved) *State {
 		s.nextBuild = max(s.nextBuild, b.ID+1)
 	}
 	for _, r := range sv.Requests {
-		s.requests[r.ID] = &request{Request: r}
+		q := &request{Request: r}
+		s.requests[r.ID] = q
+		if r.State == model.RequestWaiting {
+			s.homeless[r.ID] = q
+		}
 	}
 	return s
 }
@@ -204,156 +222,31 @@ func (s *State) addWorker(name string) *worker {
 	return w
 }
 
-// configure replaces the configuration. What did not change is left alone.
-func (s *State) configure(c Config) {
-	s.generation, s.configured = c.Generation, true
-
-	providers := map[string]*provider{}
-	s.pOrder = s.pOrder[:0]
-	for _, pc := range c.Providers {
-		p := s.providers[pc.Name]
-		if p == nil {
-			p = &provider{orphans: map[model.InstanceKey]*orphan{}}
-		}
-		p.cfg = pc
-		providers[pc.Name] = p
-		s.pOrder = append(s.pOrder, p)
-		if pc.SweepInterval > 0 && s.timers[sweepTimer+pc.Name].At.IsZero() && p.listOp == 0 {
-			s.arm(sweepTimer+pc.Name, s.now)
-		}
+// enqueue puts a waiting request where a free worker will find it. A request for a builder that is not configured waits without a pool.
+func (s *State) enqueue(r *request) {
+	b := s.builders[r.Builder]
+	if b == nil {
+		s.homeless[r.ID] = r
+		return
 	}
-	for name, p := range s.providers { // an instance may outlive its provider's block: keep what its end needs
-		if providers[name] == nil && s.providerInUse(name) {
-			providers[name] = p
-		}
+	delete(s.homeless, r.ID)
+	r.pool = b.pool
+	b.waiting++
+	r.item = queue.Item{ID: r.ID, Priority: r.Priority, At: r.SubmittedAt}
+	if b.cfg.Collapse && r.SourceKey != "" { // a build has one definition, so only requests of one generation can share it
+		r.item.Key = r.SourceKey + "@" + strconv.FormatInt(int64(r.Generation), 10)
 	}
-	s.providers = providers
-
-	named := map[string]bool{}
-	order := make([]*worker, 0, len(c.Workers))
-	for _, wc := range c.Workers {
-		named[wc.Name] = true
-		w := s.addWorker(wc.Name)
-		if w.facts.Session != 0 && w.facts.Instance == nil && wc.Latent() {
-			s.hangup(w, w.facts.Session, "the worker has become latent: it makes its own instances", false)
-			w.facts.Session, w.agent = 0, ""
-		}
-		w.cfg, w.facts.Retired = wc, false
-		w.facts.Outdated = w.facts.Instance != nil && w.facts.Instance.Spec != wc.Spec
-		if !wc.Latent() && w.st.SeenAt.IsZero() {
-			w.st.SeenAt = s.now
-			s.dirtyWorker(w)
-		}
-		order = append(order, w)
-		s.touch(w)
-	}
-	for _, w := range s.order {
-		if named[w.cfg.Name] {
-			continue
-		}
-		if !w.facts.Retired {
-			s.entry(Entry{Kind: "worker", Worker: w.cfg.Name, To: "retired", Cause: "no longer configured"})
-		}
-		w.facts.Retired = true
-		if w.facts.Instance == nil && len(w.builds) == 0 && w.facts.Op == 0 && w.facts.Session == 0 {
-			delete(s.workers, w.cfg.Name)
-			s.former[w.cfg.Name] = w.st // if the name comes back, its instances must have new keys
-			continue
-		}
-		order = append(order, w)
-		s.touch(w)
-	}
-	s.order = order
-
-	s.configureLocks(c.Locks)
-	s.configureSchedulers(c.Schedulers)
-	s.configureBuilders(c.Builders)
+	b.pool.Push(r.Builder, r.Worker, &r.item)
+	s.try(b.pool)
 }
 
-func (s *State) providerInUse(name string) bool {
-	for _, w := range s.order {
-		if in := w.facts.Instance; in != nil && in.Provider == name {
-			return true
-		}
+func (s *State) dequeue(r *request) {
+	delete(s.homeless, r.ID)
+	if r.pool != nil {
+		r.pool.Remove(&r.item)
+		r.pool = nil
+		s.builders[r.Builder].waiting--
 	}
-	return false
-}
-
-// configureLocks rebuilds the holders from the builds that are live: a renamed lock is a new lock.
-func (s *State) configureLocks(locks []Lock) {
-	s.locks = map[string]*lock{}
-	for _, lc := range locks {
-		s.locks[lc.Name] = &lock{cfg: lc, holders: map[string][]holder{}}
-	}
-}
-
-func (s *State) configureBuilders(builders []Builder) {
-	s.builders, s.pools, s.bOrder = map[string]*builder{}, map[string]*pool{}, s.bOrder[:0]
-	for _, w := range s.order {
-		w.pools = nil
-	}
-	for _, bc := range builders {
-		b := &builder{cfg: bc}
-		key := poolKey(bc)
-		p := s.pools[key]
-		if p == nil {
-			p = &pool{Pool: queue.NewPool(key)}
-			for _, name := range bc.Workers {
-				if w := s.workers[name]; w != nil && !w.facts.Retired && !slices.Contains(p.workers, w) {
-					p.workers = append(p.workers, w)
-					w.pools = append(w.pools, p)
-					s.lockPools(w.cfg.Locks, p)
-				}
-			}
-			s.lockPools(bc.Locks, p)
-			p.maybe = slices.Clone(p.workers)
-			p.place = make(map[*worker]int, len(p.workers))
-			for i, w := range p.workers {
-				p.place[w] = i
-			}
-			s.pools[key] = p
-		}
-		b.pool = p
-		s.builders[bc.Name] = b
-		s.bOrder = append(s.bOrder, b)
-	}
-	// Builds and requests take their places in the new order, in the order of their IDs: the result must not depend on a map.
-	for _, id := range sortedKeys(s.builds) {
-		b := s.builds[id]
-		if bb := s.builders[b.Builder]; bb != nil {
-			bb.running++
-		}
-		s.take(b)
-	}
-	for _, id := range sortedKeys(s.requests) {
-		if r := s.requests[id]; r.State == model.RequestWaiting {
-			r.pool = nil
-			s.enqueue(r)
-		}
-	}
-}
-
-func (s *State) lockPools(uses []Access, p *pool) {
-	for _, a := range uses {
-		if l := s.locks[a.Lock]; l != nil && !slices.Contains(l.pools, p) {
-			l.pools = append(l.pools, p)
-		}
-	}
-}
-
-func poolKey(b Builder) string {
-	n := 0
-	for _, w := range b.Workers {
-		n += len(w) + 1
-	}
-	key := make([]byte, 0, n+16*len(b.Locks))
-	for _, w := range b.Workers {
-		key = append(append(key, w...), 0)
-	}
-	for _, a := range b.Locks {
-		key = strconv.AppendBool(append(append(append(key, 1), a.Lock...), 0), a.Exclusive)
-	}
-	return string(key)
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
@@ -363,26 +256,4 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// enqueue puts a waiting request where a free worker will find it. A request for a builder that is not configured waits without a pool.
-func (s *State) enqueue(r *request) {
-	b := s.builders[r.Builder]
-	if b == nil {
-		return
-	}
-	r.pool = b.pool
-	r.item = queue.Item{ID: r.ID, Priority: r.Priority, At: r.SubmittedAt}
-	if b.cfg.Collapse {
-		r.item.Key = r.SourceKey
-	}
-	b.pool.Push(r.Builder, r.Worker, &r.item)
-	s.try(b.pool)
-}
-
-func (s *State) dequeue(r *request) {
-	if r.pool != nil {
-		r.pool.Remove(&r.item)
-		r.pool = nil
-	}
 }

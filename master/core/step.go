@@ -23,7 +23,7 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 	switch ev := ev.(type) {
 	case ConfigApplied:
 		s.event = "ConfigApplied"
-		s.configure(ev.Config)
+		s.configure(ev.Config, ev.Prepared)
 	case Submitted:
 		s.event = "Submitted"
 		s.submitted(ev)
@@ -89,6 +89,9 @@ func (s *State) settle() {
 		for _, w := range touched {
 			w.touched = false
 			s.reconcile(w)
+			if w.facts.Retired {
+				s.dropWorker(w)
+			}
 		}
 	}
 }
@@ -106,6 +109,7 @@ func (s *State) forget() {
 
 // finish turns what changed into a delta.
 func (s *State) finish() Batch {
+	s.forgetRetired()
 	d := &s.batch.Delta
 	if n := len(s.dirtyReq); n > 0 {
 		d.Requests = make([]Request, n)
@@ -330,6 +334,7 @@ func (s *State) leaveAsked(ev LeaveAsked) {
 func (s *State) newOp(ref opRef) model.OpID {
 	id := s.nextOp
 	s.nextOp++
+	ref.at = s.now
 	s.ops[id] = ref
 	return id
 }

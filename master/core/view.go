@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core/latent"
@@ -36,9 +37,11 @@ func (s *State) Snapshot(now time.Time) *Snapshot {
 			sn.Instances = append(sn.Instances, InstanceView{Instance: *in, State: w.instanceState(), Builds: len(w.builds), Op: w.facts.OpKind.String()})
 		}
 	}
-	for _, b := range s.bOrder {
-		n := b.cfg.Name
-		sn.Builders = append(sn.Builders, BuilderView{Name: n, Waiting: waiting[n], Running: b.running, Oldest: oldest[n]})
+	for _, list := range [2][]*builder{s.bOrder, s.retired} {
+		for _, b := range list {
+			n := b.cfg.Name
+			sn.Builders = append(sn.Builders, BuilderView{Name: n, Waiting: waiting[n], Running: b.running, Oldest: oldest[n], Retired: b.retired})
+		}
 	}
 	for _, p := range s.pOrder {
 		sn.Providers = append(sn.Providers, ProviderView{Name: p.cfg.Name, LastListAt: p.listedAt, LastListErr: p.listErr, Orphans: len(p.orphans)})
@@ -131,12 +134,20 @@ func (s *State) Explain(now time.Time, id model.RequestID) (Explanation, bool) {
 	switch {
 	case s.stopping:
 		ex.Text = "the master is stopping; the next one will serve it"
+	case len(ex.Candidates) == 0 && b.retired:
+		ex.Text = fmt.Sprintf("builder %s and its workers (%s) are no longer configured; the request waits until one of them is again, or until it is cancelled",
+			r.Builder, strings.Join(b.cfg.Workers, ", "))
 	case len(ex.Candidates) == 0:
 		ex.Text = fmt.Sprintf("builder %s has no worker", r.Builder)
+	case r.Worker != "" && !slices.ContainsFunc(b.pool.workers, func(w *worker) bool { return w.cfg.Name == r.Worker }):
+		ex.Text = fmt.Sprintf("it is for worker %s, which is no longer configured for builder %s", r.Worker, r.Builder)
 	case ex.Ahead > 0:
 		ex.Text = "others for the same workers come first (higher priority, or older)"
 	default:
 		ex.Text = "it is next; no worker can take it now"
+	}
+	if b.retired && len(ex.Candidates) > 0 {
+		ex.Text += fmt.Sprintf("; builder %s is no longer configured, its last requests are served as they were queued", r.Builder)
 	}
 	return ex, true
 }
@@ -202,8 +213,23 @@ func (s *State) Check() error {
 		if r.State == model.RequestClaimed && s.builds[r.Build] == nil {
 			return fmt.Errorf("request %d: claimed by build %d, which is not live", id, r.Build)
 		}
-		if s.configured && r.State == model.RequestWaiting && r.pool == nil && s.builders[r.Builder] != nil {
-			return fmt.Errorf("request %d: waits in no queue", id)
+		if s.configured && r.State == model.RequestWaiting && s.builders[r.Builder] != nil && (r.pool == nil || r.pool != s.builders[r.Builder].pool) {
+			return fmt.Errorf("request %d: waits in no queue, or in another's", id)
+		}
+		if r.State == model.RequestWaiting && r.pool == nil && s.homeless[id] == nil {
+			return fmt.Errorf("request %d: is in nobody's keeping", id)
+		}
+	}
+	for _, name := range sortedKeys(s.builders) {
+		b, waiting, running := s.builders[name], 0, 0
+		for _, r := range s.requests {
+			waiting += btoi(r.Builder == name && r.State == model.RequestWaiting)
+		}
+		for _, bld := range s.builds {
+			running += btoi(bld.Builder == name)
+		}
+		if b.waiting != waiting || b.running != running {
+			return fmt.Errorf("builder %s: counts %d waiting, %d running; has %d, %d", name, b.waiting, b.running, waiting, running)
 		}
 	}
 	for _, name := range sortedKeys(s.locks) {
@@ -213,13 +239,20 @@ func (s *State) Check() error {
 				if s.builds[h.build.ID] != h.build {
 					return fmt.Errorf("lock %s: held by build %d, which is not live", name, h.build.ID)
 				}
-				if h.exclusive && len(hs) > 1 {
+				if h.exclusive && len(hs) > 1 && !l.rekeyed {
 					return fmt.Errorf("lock %s (%s): exclusive and shared by %d", name, scope, len(hs))
 				}
 			}
 		}
 	}
 	return s.checkIdle()
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (s *State) checkWorker(w *worker) error {
@@ -260,8 +293,7 @@ func (s *State) checkIdle() (err error) {
 	if s.stopping || !s.configured {
 		return nil
 	}
-	for _, key := range sortedKeys(s.pools) {
-		p := s.pools[key]
+	for _, p := range s.pOrdered {
 		p.Each(func(it *queue.Item) bool {
 			w := s.place(p, p.workers, s.requests[it.ID])
 			if w == nil {

@@ -171,9 +171,9 @@ func (s *State) opDone(ev OpDone) {
 	case latent.Create:
 		s.created(w, in, ev.Result)
 	case latent.Check:
-		s.checked(w, in, ev.Result)
+		s.checked(w, in, ref.at, ev.Result)
 	case latent.Destroy:
-		s.destroyed(w, in, ev.Result)
+		s.destroyed(w, in, ref.at, ev.Result)
 		return
 	case latent.Stop, latent.Start:
 		s.powered(w, ref.kind, ev.Result)
@@ -241,7 +241,7 @@ func (s *State) sighted(w *worker, in *latent.Instance, r OpResult) {
 	}
 }
 
-func (s *State) checked(w *worker, in *latent.Instance, r OpResult) {
+func (s *State) checked(w *worker, in *latent.Instance, asked time.Time, r OpResult) {
 	w.facts.NotBefore = s.now.Add(s.checkInterval(w))
 	switch r.Class {
 	case OpOK:
@@ -251,7 +251,7 @@ func (s *State) checked(w *worker, in *latent.Instance, r OpResult) {
 		w.facts.Missed = true
 		switch p := s.policyOf(w); {
 		case w.facts.Session != 0: // its agent speaks to us: the provider is wrong
-		case in.Resolved && in.Proven(s.now, p):
+		case in.Resolved && in.Proven(asked, p):
 			const why = "the instance vanished before its agent attached or came back"
 			blamed := !in.Doomed && in.Power == latent.On
 			if blamed {
@@ -274,7 +274,8 @@ func (s *State) checked(w *worker, in *latent.Instance, r OpResult) {
 	}
 }
 
-func (s *State) destroyed(w *worker, in *latent.Instance, r OpResult) {
+// destroyed takes in the answer to a destroy. A NotFound says how it was when it was asked for: a create may have taken effect since.
+func (s *State) destroyed(w *worker, in *latent.Instance, asked time.Time, r OpResult) {
 	p := s.policyOf(w)
 	w.facts.NotBefore = s.now.Add(latent.DestroyPause(p, in.DestroyTries))
 	in.DestroyTries++
@@ -284,7 +285,7 @@ func (s *State) destroyed(w *worker, in *latent.Instance, r OpResult) {
 		}
 		return
 	}
-	if in.Proven(s.now, p) {
+	if in.Proven(asked, p) {
 		s.vanish(w, in.Reason)
 		return
 	}
