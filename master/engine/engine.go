@@ -227,7 +227,8 @@ func (e *Engine) SubmitWith(ctx context.Context, reqs []model.Request, also func
 			return nil, fmt.Errorf("submit: %w", err)
 		}
 		ids[i], full[i] = r.ID, r
-		queued[i] = core.Request{ID: r.ID, Builder: r.Builder, Priority: r.Priority, SubmittedAt: r.SubmittedAt, Worker: r.Worker, SourceKey: key}
+		queued[i] = core.Request{ID: r.ID, Builder: r.Builder, Priority: r.Priority, SubmittedAt: r.SubmittedAt, Worker: r.Worker, SourceKey: key,
+			Generation: r.Generation}
 	}
 	var tx store.Tx
 	if also != nil {

@@ -200,8 +200,12 @@ func (w *writer) build(b *core.Build) error {
 			}
 		}
 	}
+	locks, err := jsonText(b.Locks, len(b.Locks) == 0)
+	if err != nil {
+		return err
+	}
 	return w.exec(w.st.build, int64(b.ID), int64(first), list, b.Builder, b.Worker, string(b.Instance), int64(b.Generation), int64(b.Attempt), int64(b.Phase),
-		micros(b.AssignedAt), micros(b.StartedAt), micros(b.FinishedAt), int64(b.Result), b.Text, b.Cancelling)
+		micros(b.AssignedAt), micros(b.StartedAt), micros(b.FinishedAt), int64(b.Result), b.Text, b.Cancelling, locks)
 }
 
 func (w *writer) step(s *model.Step) error {

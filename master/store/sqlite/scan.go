@@ -16,7 +16,7 @@ const (
 	requestColumns = `SELECT id, builder, priority, reason, scheduler, owner, source, properties, worker, parent, generation, submitted_at,
 		state, attempts, build, result, text, finished_at`
 	buildColumns = `SELECT id, request, requests, builder, worker, instance, generation, attempt, phase, assigned_at, started_at, finished_at,
-		result, text, cancelling`
+		result, text, cancelling, locks`
 	instanceColumns = `SELECT key, worker, provider, provider_id, spec, price, asked_at, resolved, unresolved_at, booted_at, attached_at, lost_at,
 		agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts`
 )
@@ -36,7 +36,7 @@ func (m moment) Scan(v any) error {
 func scanID[T ~int64](r scanner, id *T) error { return r.Scan(id) }
 
 func scanCoreRequest(r scanner, q *core.Request) error {
-	return r.Scan(&q.ID, &q.Builder, &q.Priority, moment{&q.SubmittedAt}, &q.Worker, &q.SourceKey, &q.State, &q.Attempts, &q.Build, &q.Result, &q.Text,
+	return r.Scan(&q.ID, &q.Builder, &q.Priority, moment{&q.SubmittedAt}, &q.Worker, &q.SourceKey, &q.Generation, &q.State, &q.Attempts, &q.Build, &q.Result, &q.Text,
 		moment{&q.FinishedAt})
 }
 
@@ -55,15 +55,15 @@ func scanRequest(r scanner, q *model.Request) error {
 // buildDest lists where the columns of buildColumns go; requests returns what the first two of them say once they are read.
 func buildDest(b *core.Build) (dest []any, requests func() error) {
 	var first model.RequestID
-	var list sql.NullString
+	var list, locks sql.NullString
 	dest = []any{&b.ID, &first, &list, &b.Builder, &b.Worker, &b.Instance, &b.Generation, &b.Attempt, &b.Phase, moment{&b.AssignedAt},
-		moment{&b.StartedAt}, moment{&b.FinishedAt}, &b.Result, &b.Text, &b.Cancelling}
+		moment{&b.StartedAt}, moment{&b.FinishedAt}, &b.Result, &b.Text, &b.Cancelling, &locks}
 	return dest, func() error {
 		if first != 0 {
 			b.Requests = []model.RequestID{first}
 		}
-		if !list.Valid {
-			return nil
+		if err := fromJSON(locks, &b.Locks); err != nil || !list.Valid {
+			return err
 		}
 		b.Requests = nil
 		for f := range strings.FieldsSeq(list.String) {

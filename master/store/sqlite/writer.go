@@ -57,9 +57,10 @@ func (w *writer) prepare() error {
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) ON CONFLICT (id) DO NOTHING`},
 		{&s.requestMove, `UPDATE requests SET source_key = $2, state = $3, attempts = $4, build = $5, result = $6, text = $7, finished_at = $8 WHERE id = $1`},
 		{&s.build, `INSERT INTO builds (id, request, requests, builder, worker, instance, generation, attempt, phase, assigned_at, started_at, finished_at,
-			result, text, cancelling) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+			result, text, cancelling, locks) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 			ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, phase = excluded.phase, started_at = excluded.started_at,
-			finished_at = excluded.finished_at, result = excluded.result, text = excluded.text, cancelling = excluded.cancelling`},
+			finished_at = excluded.finished_at, result = excluded.result, text = excluded.text, cancelling = excluded.cancelling,
+			locks = excluded.locks`},
 		{&s.collapsed, `INSERT INTO collapsed (request, build) VALUES ($1, $2) ON CONFLICT DO NOTHING`},
 		{&s.props, `UPDATE builds SET properties = $2 WHERE id = $1`},
 		{&s.step, `INSERT INTO steps (build, number, name, kind, started_at, finished_at, result, text, logs, state)

@@ -122,12 +122,13 @@ func request(id model.RequestID) model.Request {
 
 // coreRequest is what the core knows of request(id).
 func coreRequest(id model.RequestID) core.Request {
-	return core.Request{ID: id, Builder: "linux", Priority: -3, SubmittedAt: at(1), Worker: "w1", SourceKey: "key", State: model.RequestWaiting, Result: model.NoResult}
+	return core.Request{ID: id, Builder: "linux", Priority: -3, SubmittedAt: at(1), Worker: "w1", SourceKey: "key", Generation: 2, State: model.RequestWaiting, Result: model.NoResult}
 }
 
 func coreBuild(id model.BuildID, requests ...model.RequestID) core.Build {
 	return core.Build{ID: id, Requests: requests, Builder: "linux", Worker: "w1", Instance: "o-w1-1", Generation: 2, Attempt: 3, Phase: model.BuildRunning,
-		AssignedAt: at(2), StartedAt: at(3), Result: model.NoResult, Text: "t", Cancelling: "why"}
+		AssignedAt: at(2), StartedAt: at(3), Result: model.NoResult, Text: "t", Cancelling: "why",
+		Locks: []core.Access{{Lock: "disk"}, {Lock: "net", Exclusive: true}}}
 }
 
 func coreInstance(key model.InstanceKey) core.Instance {
