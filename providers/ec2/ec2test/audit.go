@@ -52,9 +52,21 @@ func (w *World) Instances(ctx context.Context) ([]Instance, error) {
 	return slices.SortedFunc(maps.Values(all), func(a, b Instance) int { return strings.Compare(a.ID, b.ID) }), err
 }
 
+// Running are the instances that run, by their IDs.
+func (w *World) Running(ctx context.Context) (map[string]Instance, error) {
+	all, err := w.instances(ctx, "Filter.1.Name", "instance-state-name", "Filter.1.Value.1", "running")
+	now := time.Now()
+	maps.DeleteFunc(all, func(id string, _ Instance) bool {
+		s, ok := w.shows(id, now)
+		return ok && s == pending
+	})
+	return all, err
+}
+
 func (w *World) instances(ctx context.Context, params ...string) (map[string]Instance, error) {
 	all := map[string]Instance{}
 	params = append([]string{"MaxResults", "1000"}, params...)
+	first := params
 	for {
 		n, err := w.direct.Call(ctx, "DescribeInstances", params...)
 		if err != nil {
@@ -77,7 +89,7 @@ func (w *World) instances(ctx context.Context, params ...string) (map[string]Ins
 		if next == "" {
 			return all, nil
 		}
-		params = append(params[:2:2], "NextToken", next)
+		params = append(first[:len(first):len(first)], "NextToken", next)
 	}
 }
 

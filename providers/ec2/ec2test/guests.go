@@ -122,20 +122,16 @@ func (g *Guests) complain(format string, args ...any) {
 
 // look compares what runs with what should.
 func (g *Guests) look(ctx context.Context) {
-	all, err := g.World.instances(ctx, "Filter.1.Name", "instance-state-name", "Filter.1.Value.1", "running")
+	all, err := g.World.Running(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			g.complain("look at moto: %v", err)
 		}
 		return
 	}
-	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, in := range all {
-		if s, ok := g.World.shows(id, now); ok && s == pending {
-			continue
-		}
 		o := g.guests[id]
 		if o == nil {
 			o = &guest{id: id, dir: g.DirOf(id)}
