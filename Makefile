@@ -9,10 +9,10 @@ KILLS ?= 200
 FUZZTIME ?= 10s
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln
+.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build both programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -20,15 +20,22 @@ build: ## build both programs into bin/
 demo: ## a master, latent workers, a real build, nothing left behind
 	@.ci/demo
 
-test: peers ## all tests, a short simulation and the demo; what CI runs
+test: peers moto ## all tests, a short simulation and the demo; what CI runs
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
+	$(MAKE) --no-print-directory e2e-ec2
 	$(MAKE) --no-print-directory demo
 
 peers: ## install the unmodified Buildbot workers that tests attach
 	.ci/buildbot-peers
 
-race: peers ## all tests under the race detector (needs gcc)
+moto: ## install the EC2 API server that tests run against
+	.ci/moto
+
+e2e-ec2: moto ## rouse on EC2's API under all faults; deeper: make e2e-ec2 BUILDS=2000 KILLS=40 SEED=7
+	.ci/e2e-ec2
+
+race: peers moto ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 ROUSE_PEERS=require $(GO) test -race -timeout 40m ./...
 
 sim: ## the simulator: make sim SEEDS=10000
