@@ -27,9 +27,9 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 //	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
 //	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W
 //	ok|fail|gone|lost create|check|destroy|stop|start W [STATE or CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
-//	leave W
+//	leave W | sweep [P] | reap KEY | strays
 //	scheduler NAME every=D | scheduled NAME [no]
-//	list P [KEY[:stopped]…] | crash | stop POLICY | explain ID
+//	list P [KEY[:stopped]…] [age=D] | crash | stop POLICY | explain ID
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txt")
@@ -219,14 +219,19 @@ func (s *script) order(verb string, args []string) {
 		if !ok {
 			s.t.Fatalf("no list of %s in flight", p[0])
 		}
+		delete(s.lists, p[0])
 		ev := core.Listed{Op: op, AskedAt: s.now}
+		var made time.Time
+		if o["age"] != "" {
+			made = s.now.Add(-s.dur(o["age"], 0))
+		}
 		for _, key := range p[1:] {
 			key, off := strings.CutSuffix(key, ":stopped")
 			state := core.SightRunning
 			if off {
 				state = core.SightStopped
 			}
-			ev.Instances = append(ev.Instances, core.Sighting{Key: model.InstanceKey(key), State: state})
+			ev.Instances = append(ev.Instances, core.Sighting{Key: model.InstanceKey(key), State: state, CreatedAt: made})
 		}
 		s.step(ev)
 	case "crash":
@@ -236,6 +241,14 @@ func (s *script) order(verb string, args []string) {
 		s.step(core.ConfigApplied{Config: s.cfg})
 	case "stop":
 		s.step(core.Stopping{Policy: map[string]core.StopPolicy{"keep": core.StopKeep, "drain": core.StopDrain, "terminate": core.StopTerminate}[p[0]]})
+	case "sweep":
+		s.step(core.SweepAsked{Provider: strings.Join(p, "")})
+	case "reap":
+		s.step(core.ReapAsked{Key: model.InstanceKey(p[0])})
+	case "strays":
+		for _, v := range s.s.Snapshot(s.now).Strays {
+			fmt.Fprintf(&s.out, "    %s of %s: seen %d times, sure %v, ending %v\n", v.Key, v.Provider, v.Sightings, v.Sure, v.Ending)
+		}
 	case "explain":
 		ex, ok := s.s.Explain(s.now, model.RequestID(num(p[0], 0)))
 		fmt.Fprintf(&s.out, "    %v %s\n", ok, ex.Text)
@@ -321,7 +334,11 @@ func (s *script) step(ev core.Event) {
 			s.ops["check "+s.disk.instances[e.Key].Worker] = e.Op
 			fmt.Fprintf(&s.out, "    %s effect CheckInstance %s\n", s.now.Format(time.TimeOnly), e.Key)
 		case core.DestroyInstance:
-			s.ops["destroy "+s.disk.instances[e.Key].Worker] = e.Op
+			of := s.disk.instances[e.Key].Worker
+			if of == "" {
+				of = string(e.Key) // an orphan
+			}
+			s.ops["destroy "+of] = e.Op
 		case core.StopInstance:
 			s.ops["stop "+s.disk.instances[e.Key].Worker] = e.Op
 		case core.StartInstance:

@@ -17,6 +17,7 @@ type Snapshot struct {
 	Builds     []Build        // preparing and running
 	Instances  []InstanceView // not gone
 	Providers  []ProviderView
+	Strays     []StrayView
 	Locks      []LockView
 	Timers     []TimerView // every deadline that is armed
 }
@@ -60,6 +61,7 @@ type ProviderView struct {
 	Name        string
 	LastListAt  time.Time
 	LastListErr string
+	Lists       int // that have been answered since the master began, well or badly
 	Orphans     int // instances with our tag that no record knows
 }
 

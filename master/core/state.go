@@ -133,12 +133,15 @@ type provider struct {
 	listOp   model.OpID
 	listedAt time.Time
 	listErr  string
+	lists    int // that have been answered, well or badly
 	orphans  map[model.InstanceKey]*orphan
 }
 
 // orphan is an instance that carries our tag and that no record knows.
 type orphan struct {
 	firstSeen time.Time
+	lastSeen  time.Time
+	seen      Sighting // the last one
 	sightings int
 	tries     int
 	notBefore time.Time

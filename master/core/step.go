@@ -41,6 +41,12 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 			}
 			s.doom(w, ev.Reason, "")
 		}
+	case SweepAsked:
+		s.event = "SweepAsked"
+		s.sweepAsked(ev)
+	case ReapAsked:
+		s.event = "ReapAsked"
+		s.reapAsked(ev)
 	case LeaveAsked:
 		s.event = "LeaveAsked"
 		s.leaveAsked(ev)

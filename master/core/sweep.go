@@ -28,6 +28,7 @@ func (s *State) listed(ev Listed) {
 	p := ref.provider
 	p.listOp = 0
 	p.listErr = ev.Error
+	p.lists++
 	if p.cfg.SweepInterval > 0 {
 		s.arm(sweepTimer+p.cfg.Name, s.now.Add(p.cfg.SweepInterval))
 	}
@@ -77,17 +78,23 @@ func (s *State) stray(p *provider, sg Sighting) {
 		p.orphans[sg.Key] = o
 	}
 	o.sightings++
+	o.lastSeen, o.seen = s.now, sg
 	old := func(t time.Time) bool { return t.IsZero() || !s.now.Before(t.Add(p.cfg.SweepGrace)) }
 	if o.op != 0 || o.sightings < 2 || !old(o.firstSeen) || !old(sg.CreatedAt) || s.now.Before(o.notBefore) {
 		return
 	}
-	o.op = s.newOp(opRef{kind: latent.Destroy, provider: p, key: sg.Key})
+	s.endOrphan(p, sg.Key, o, "orphan: tagged as ours, in no record")
+}
+
+// endOrphan calls for an orphan's end, once more.
+func (s *State) endOrphan(p *provider, key model.InstanceKey, o *orphan, why string) {
+	o.op = s.newOp(opRef{kind: latent.Destroy, provider: p, key: key})
 	o.notBefore = s.now.Add(latent.DestroyPause(latent.Policy{DestroyBackoff: p.cfg.DestroyBackoff}, o.tries))
 	if o.tries++; o.tries == 1 {
-		s.effect(Notify{Kind: NoticeOrphan, Text: "instance " + string(sg.Key) + " at provider " + p.cfg.Name + " is tagged as ours and in no record: destroying it"})
+		s.effect(Notify{Kind: NoticeOrphan, Text: "instance " + string(key) + " at provider " + p.cfg.Name + " is tagged as ours and in no record: destroying it"})
 	}
-	s.ordered("DestroyInstance", Entry{Instance: sg.Key, Op: o.op, Cause: "orphan: tagged as ours, in no record"})
-	s.effect(DestroyInstance{Op: o.op, Provider: p.cfg.Name, Key: sg.Key})
+	s.ordered("DestroyInstance", Entry{Instance: key, Op: o.op, Cause: why})
+	s.effect(DestroyInstance{Op: o.op, Provider: p.cfg.Name, Key: key})
 }
 
 func (s *State) orphanDone(ref opRef, ev OpDone) {

@@ -44,7 +44,8 @@ func (s *State) Snapshot(now time.Time) *Snapshot {
 		}
 	}
 	for _, p := range s.pOrder {
-		sn.Providers = append(sn.Providers, ProviderView{Name: p.cfg.Name, LastListAt: p.listedAt, LastListErr: p.listErr, Orphans: len(p.orphans)})
+		sn.Providers = append(sn.Providers, ProviderView{Name: p.cfg.Name, LastListAt: p.listedAt, LastListErr: p.listErr, Lists: p.lists, Orphans: len(p.orphans)})
+		sn.Strays = append(sn.Strays, p.strays(now)...)
 	}
 	for _, name := range sortedKeys(s.locks) {
 		l := s.locks[name]
