@@ -66,6 +66,11 @@ var rules = []rule{
 		forbid: []string{"hcl/..."}, reason: "3: what runs is given core.Config, not source text",
 	},
 	{
+		in: []string{"master/plan/..."}, forbid: ours("master", "worker", "metrics"), allow: []string{"master/plan", "master/core", "master/model"},
+		reason: "3: a plan is computed from values: it asks nobody",
+	},
+	{in: []string{"master/plan/..."}, forbid: []string{"os", "net", "net/http", "context", "log/slog"}, reason: "3: a plan is computed from values: it asks nobody"},
+	{
 		in: []string{"master/notify/..."}, forbid: ours("master", "hcl", "providers", "worker", "metrics"), allow: []string{"master/notify"},
 		reason: "3: who is told what is decided elsewhere",
 	},
@@ -124,6 +129,8 @@ func TestEachRuleIsSeenToFail(t *testing.T) {
 		{"master/x.go", `import "github.com/rouse-ci/rouse/cmd/rouse"`, "programs are at the top"},
 		{"master/engine/x.go", `import "github.com/rouse-ci/rouse/hcl"`, "3: what runs"},
 		{"master/notify/x.go", `import "github.com/rouse-ci/rouse/master/core"`, "3: who is told"},
+		{"master/plan/x.go", `import "github.com/rouse-ci/rouse/master/engine"`, "3: a plan"},
+		{"master/plan/x.go", `import "os"`, "3: a plan"},
 		{"providers/x.go", `import "github.com/hashicorp/hcl/v2"`, "6: "},
 		{"hcl/x.go", `import hcl "github.com/hashicorp/hcl/v2"`, "6: "},
 		{"hcl/x_test.go", `import . "github.com/hashicorp/hcl/v2"`, "6: "},

@@ -104,7 +104,7 @@ func (pl *planner) instances() {
 	for i := range pl.Snapshot.Instances {
 		in := &pl.Snapshot.Instances[i]
 		known[in.Instance.Key] = true
-		out := Instance{Key: string(in.Instance.Key), Worker: in.Instance.Worker, Provider: in.Instance.Provider, ID: in.Instance.ProviderID,
+		out := Instance{Key: string(in.Instance.Key), Worker: in.Instance.Worker, Provider: model.ProviderName(in.Instance.Provider), ID: in.Instance.ProviderID,
 			State: in.State.String(), Builds: pl.fleet.builds[in.Instance.Key]}
 		pl.fate(&out, in)
 		pl.p.Instances = append(pl.p.Instances, out)
@@ -167,7 +167,7 @@ func (pl *planner) fate(out *Instance, in *core.InstanceView) {
 		if now != nil {
 			out.Reason = "its worker is latent no more"
 		}
-	case in.Instance.Spec != now.Spec || in.Instance.Provider != now.Provider:
+	case in.Instance.Spec != now.Spec || out.Provider != now.Provider:
 		out.Fate, out.Reason = after(ReplaceWhenIdle, ReplaceAfterWork), "its worker's machines are made otherwise"
 		if was != nil && was.Spec == now.Spec && was.Provider == now.Provider {
 			out.Reason = "it is of an older generation already"
@@ -189,7 +189,7 @@ func (pl *planner) drifted(out *Instance, in *core.InstanceView, now *hcl.Worker
 		pl.p.Drift = append(pl.p.Drift, Drift{Kind: kind, Address: "worker." + out.Worker, Instance: out.Key, Text: text})
 	}
 	switch {
-	case !pl.fleet.listed[in.Instance.Provider]:
+	case !pl.fleet.listed[out.Provider]:
 		return false
 	case seen == nil && in.Instance.BootedAt.IsZero():
 		return false // it may not have come to be yet

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/model"
 )
 
 func (pl *planner) say(severity, summary, detail, address string, rng *hcl.Range) {
@@ -58,7 +59,7 @@ func (pl *planner) changedKinds() {
 	}
 	inUse := map[string]int{}
 	for i := range pl.Snapshot.Instances {
-		inUse[pl.Snapshot.Instances[i].Instance.Provider]++
+		inUse[model.ProviderName(pl.Snapshot.Instances[i].Instance.Provider)]++
 	}
 	for _, o := range pl.old.Providers {
 		for _, n := range pl.New.Providers {
