@@ -3,11 +3,15 @@ package master
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
-	"reflect"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
@@ -23,34 +27,82 @@ import (
 
 // loaded is a configuration that is to be put into force.
 type loaded struct {
-	gen model.Generation
-	cfg *hcl.Config
+	snap store.ConfigSnapshot
+	cfg  *hcl.Config
+	old  *hcl.Config       // what was in force before, if it is another one and known
+	meta map[string]string // stored with it
 }
 
-// firstConfig reads the configuration directory. If that is broken and the state remembers a good one, the master stays up on that.
-func (m *master) firstConfig(ctx context.Context, live []core.Instance) (*loaded, error) {
+func (l *loaded) gen() model.Generation { return l.snap.Generation }
+
+// dirKey is the small fact that remembers what the configuration directory held when it was last looked at with the order to put it into force: as long
+// as nobody edits it, a rollback, or an apply from elsewhere, outlasts a restart.
+const dirKey = "config-directory"
+
+// digestOf identifies a configuration's text and variables.
+func digestOf(cfg *hcl.Config) string {
+	h := sha256.New()
+	part := func(b []byte) {
+		_ = binary.Write(h, binary.BigEndian, int64(len(b)))
+		_, _ = h.Write(b)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Files)) {
+		part([]byte(name))
+		part(cfg.Files[name])
+	}
+	part(nil)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Variables)) {
+		part([]byte(name))
+		part([]byte(cfg.Variables[name]))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// firstConfig chooses what a new master puts into force: the last generation if the configuration directory is what it was when it was last read for that, or else the
+// directory. If that is broken and the state remembers a good generation, the master stays up on that.
+func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map[string]string) (*loaded, error) {
 	last, err := m.store.LatestConfig(ctx)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	cfg, err := m.read()
-	if err == nil && len(live) > 0 && nextGeneration(cfg, last) != last.Generation {
-		if old, oldErr := m.parse(last); oldErr == nil {
-			err = keepsKinds(cfg, kindsOf(old.Providers), providersOf(live))
-		}
-	}
+	digest := ""
 	if err == nil {
-		return &loaded{nextGeneration(cfg, last), cfg}, nil
+		digest = digestOf(cfg)
 	}
 	if last.Generation == 0 {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		m.log.Info("master: the configuration directory is read for the first time", "directory", m.o.ConfigDir)
+		return m.fromDirectory(cfg, nil, 1, digest), nil
 	}
 	old, oldErr := m.parse(last)
-	if oldErr != nil {
+	switch {
+	case err == nil && sameText(cfg, last):
+		return &loaded{snap: last, cfg: cfg, meta: map[string]string{dirKey: digest}}, nil
+	case err == nil && digest == meta[dirKey] && oldErr == nil:
+		m.log.Info("master: the configuration directory was not edited since it was last applied; the last generation stays in force", "directory", m.o.ConfigDir,
+			"generation", last.Generation, "from", last.From, "by", last.By)
+		return &loaded{snap: last, cfg: old}, nil
+	case err == nil && oldErr == nil:
+		if err = m.house.keepsKinds(cfg, m.house.kindsOf(old.Providers), savedOf(live)); err == nil {
+			m.log.Info("master: the configuration directory was edited; it is put into force", "directory", m.o.ConfigDir, "generation", last.Generation+1)
+			return m.fromDirectory(cfg, old, last.Generation+1, digest), nil
+		}
+	case err == nil:
+		m.log.Error("master: the last generation cannot be read any more; the configuration directory is put into force", "generation", last.Generation, "err", oldErr)
+		return m.fromDirectory(cfg, nil, last.Generation+1, digest), nil
+	case oldErr != nil:
 		return nil, errors.Join(err, oldErr)
 	}
 	m.log.Error("master: the configuration is broken; going on with the last good one", "directory", m.o.ConfigDir, "generation", last.Generation, "err", err)
-	return &loaded{last.Generation, old}, nil
+	return &loaded{snap: last, cfg: old}, nil
+}
+
+func (m *master) fromDirectory(cfg, old *hcl.Config, gen model.Generation, digest string) *loaded {
+	return &loaded{cfg: cfg, old: old, meta: map[string]string{dirKey: digest}, snap: store.ConfigSnapshot{Generation: gen, AppliedAt: time.Now(),
+		Files: cfg.Files, Variables: cfg.Variables, From: "start", By: userName(os.Getuid()), Directory: m.o.ConfigDir}}
 }
 
 // read reads the configuration directory; what is wrong with it is reported with places.
@@ -60,9 +112,27 @@ func (m *master) read() (*hcl.Config, error) {
 		m.o.Report(cfg, diags)
 	}
 	if diags.HasErrors() {
-		return nil, fmt.Errorf("the configuration in %s is not valid (errors: %d)", m.o.ConfigDir, countErrors(diags))
+		return nil, &invalidError{what: "the configuration in " + m.o.ConfigDir, cfg: cfg, diags: cfg.Relocate(m.o.ConfigDir, diags)}
 	}
 	return cfg, nil
+}
+
+// invalidError says that a configuration has mistakes.
+type invalidError struct {
+	what  string
+	cfg   *hcl.Config
+	diags hcl2.Diagnostics
+}
+
+func (e *invalidError) Error() string {
+	return fmt.Sprintf("%s is not valid (errors: %d)", e.what, countErrors(e.diags))
+}
+
+// Report shows all mistakes with their places.
+func (e *invalidError) Report() string {
+	var b strings.Builder
+	_ = e.cfg.WriteDiagnostics(&b, e.diags, 0, false)
+	return b.String()
 }
 
 func countErrors(diags hcl2.Diagnostics) (n int) {
@@ -76,14 +146,23 @@ func countErrors(diags hcl2.Diagnostics) (n int) {
 
 // parse makes a configuration from the text of an older generation.
 func (m *master) parse(snap store.ConfigSnapshot) (*hcl.Config, error) {
-	o := m.o.Hcl
-	o.Stored, o.Dir = snap.Variables, m.o.ConfigDir // sensitive variables are not stored: they come from the command line again
+	dir := snap.Directory
+	if dir == "" {
+		dir = m.o.ConfigDir
+	}
+	return parseText(m.o.Hcl, dir, snap.Files, snap.Variables, fmt.Sprintf("the configuration of generation %d", snap.Generation))
+}
+
+// parseText makes a configuration from text that was read elsewhere or before. Sensitive variables are never part of such text: they come from this process's
+// command line and environment.
+func parseText(o hcl.Options, dir string, files map[string][]byte, variables map[string]string, what string) (*hcl.Config, error) {
+	o.Stored, o.Dir = variables, dir
 	if o.Stored == nil {
 		o.Stored = map[string]string{}
 	}
-	cfg, diags := hcl.LoadFiles(snap.Files, o)
+	cfg, diags := hcl.LoadFiles(files, o)
 	if diags.HasErrors() {
-		return nil, fmt.Errorf("configuration of generation %d: %w", snap.Generation, diags)
+		return nil, &invalidError{what: what, cfg: cfg, diags: cfg.Relocate(dir, diags)}
 	}
 	return cfg, nil
 }
@@ -97,40 +176,60 @@ func (m *master) loadGeneration(ctx context.Context, gen model.Generation) (*hcl
 	return m.parse(snap)
 }
 
-// nextGeneration numbers a configuration: the same text is the same generation.
-func nextGeneration(cfg *hcl.Config, last store.ConfigSnapshot) model.Generation {
-	if last.Generation > 0 && maps.EqualFunc(cfg.Files, last.Files, bytes.Equal) && maps.Equal(cfg.Variables, last.Variables) {
-		return last.Generation
-	}
-	return last.Generation + 1
+// sameText says whether a generation was made from just this text and these variables.
+func sameText(cfg *hcl.Config, snap store.ConfigSnapshot) bool {
+	return maps.EqualFunc(cfg.Files, snap.Files, bytes.Equal) && maps.Equal(cfg.Variables, snap.Variables)
 }
 
-// apply puts a configuration into force. What the core decides with, what builds are made from and what the API knows change together.
-func (m *master) apply(ctx context.Context, l *loaded, set map[string]engine.Opened, limits map[string]providers.Limits) error {
-	a := &applied{gen: int64(l.gen), cfg: l.cfg, api: api.CatalogOf(l.cfg), workers: map[string]*hcl.Worker{}, limits: limits}
+// install puts a configuration into force. What the core decides with, what builds are made from and what the API knows change together. set are the
+// providers that were opened for it; they are closed if it fails. Whatever can fail does so before anything has changed.
+func (m *master) install(ctx context.Context, l *loaded, set map[string]engine.Opened) error {
+	a, decide, err := m.makeApplied(ctx, l, set)
+	if err != nil {
+		return errors.Join(err, closeAll(set))
+	}
+	m.catalog.Put(l.gen(), l.cfg)
+	before := m.current.Swap(a) // first: the core asks for instances of it as soon as it has it
+	// Not cut off: once the loop has taken it, it happens. The loop answers in any case, if only that it has ended.
+	if err := m.engine.ApplyWith(context.WithoutCancel(ctx), decide, l.snap, set, l.meta); err != nil {
+		m.current.Store(before)
+		return errors.Join(err, closeAll(set))
+	}
+	m.mu.Lock()
+	maps.Copy(m.opened, set)
+	maps.Copy(m.kinds, m.house.kindsOf(l.cfg.Providers))
+	m.mu.Unlock()
+	m.applied(l.gen(), nil)
+	return nil
+}
+
+func (m *master) makeApplied(ctx context.Context, l *loaded, set map[string]engine.Opened) (*applied, core.Config, error) {
+	a := &applied{gen: int64(l.gen()), snap: l.snap, cfg: l.cfg, api: api.CatalogOf(l.cfg), workers: make(map[string]*hcl.Worker, len(l.cfg.Workers)),
+		handles: m.house.handles(l.cfg.Providers), limits: map[string]providers.Limits{}}
 	for i := range l.cfg.Workers {
 		a.workers[l.cfg.Workers[i].Name] = &l.cfg.Workers[i]
 	}
+	m.mu.Lock()
+	for _, handle := range a.handles {
+		if o, ok := set[handle]; ok {
+			a.limits[handle] = o.Limits
+		} else {
+			a.limits[handle] = m.opened[handle].Limits
+		}
+	}
+	prices := m.prices
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, secretTimeout*time.Duration(1+len(l.cfg.Master.Tokens)))
+	defer cancel()
 	for _, t := range l.cfg.Master.Tokens {
 		v, err := t.Secret.Read(ctx)
 		if err != nil {
-			return fmt.Errorf("read the secret of API token %s: %w", t.Name, err)
+			return nil, core.Config{}, fmt.Errorf("read the secret of API token %s: %w", t.Name, err)
 		}
 		a.tokens = append(a.tokens, api.NewToken(t.Name, t.Role, string(v)))
 	}
-	decide, err := coreConfig(l, limits)
-	if err != nil {
-		return err
-	}
-	m.catalog.Put(l.gen, l.cfg)
-	before := m.current.Swap(a) // first: the core asks for instances of it as soon as it has it
-	snap := store.ConfigSnapshot{Generation: l.gen, AppliedAt: time.Now(), Files: l.cfg.Files, Variables: l.cfg.Variables}
-	if err := m.engine.ApplyWith(ctx, decide, snap, set); err != nil {
-		m.current.Store(before)
-		return err
-	}
-	m.applied(l.gen, nil)
-	return nil
+	decide, err := coreConfig(l, a.handles, a.limits, prices)
+	return a, decide, err
 }
 
 func (m *master) applied(gen model.Generation, err error) {
@@ -139,90 +238,33 @@ func (m *master) applied(gen model.Generation, err error) {
 	}
 }
 
-// reload reads the configuration directory again. A broken one changes nothing.
-func (m *master) reload(ctx context.Context) {
-	cfg, err := m.read()
-	if err != nil {
-		m.log.Error("master: the configuration is not applied; the old one stays in force", "err", err)
-		return
-	}
-	last, err := m.store.LatestConfig(ctx)
-	if err != nil {
-		m.log.Error("master: cannot reload", "err", err)
-		return
-	}
-	gen := nextGeneration(cfg, last)
-	if gen == last.Generation {
-		m.log.Info("master: the configuration has not changed", "generation", gen)
-		return
-	}
-	if err = m.mayReplace(ctx, cfg); err == nil {
-		var set map[string]engine.Opened
-		var limits map[string]providers.Limits
-		if set, limits, err = m.openProviders(ctx, cfg.Providers, m.current.Load()); err == nil {
-			err = m.apply(ctx, &loaded{gen, cfg}, set, limits)
-		}
-	}
-	if err == nil {
-		maps.Copy(m.kinds, kindsOf(cfg.Providers))
-	}
-	if err != nil {
-		m.applied(gen, err)
-		m.log.Error("master: the configuration is not applied; the old one stays in force", "err", err)
-		return
-	}
-	m.log.Info("master: the configuration is applied", "generation", gen)
-}
-
-// openProviders opens the providers that are new or changed since an applied configuration (nil: all).
-func (m *master) openProviders(ctx context.Context, blocks []hcl.Provider, old *applied) (map[string]engine.Opened, map[string]providers.Limits, error) {
-	set, limits := map[string]engine.Opened{}, map[string]providers.Limits{}
-	for _, b := range blocks {
-		if old != nil && unchanged(b, old.cfg.Providers) {
-			limits[b.Name] = old.limits[b.Name]
-			continue
-		}
-		dir := filepath.Join(m.o.StateDir, "providers", b.Kind, b.Name)
-		p, lim, err := m.o.Hcl.Kinds[b.Kind].Open(ctx, providers.Env{Name: b.Name, Owner: providers.Owner(m.owner), Config: b.Config, StateDir: dir, Log: m.log})
-		if err != nil {
-			for _, o := range set {
-				err = errors.Join(err, o.Provider.Close())
-			}
-			return nil, nil, fmt.Errorf("open provider %s %q: %w", b.Kind, b.Name, err)
-		}
-		set[b.Name], limits[b.Name] = engine.Opened{Provider: p, Limits: lim}, lim
-	}
-	return set, limits, nil
-}
-
-func unchanged(b hcl.Provider, old []hcl.Provider) bool {
-	for _, o := range old {
-		if o.Name == b.Name {
-			return o.Kind == b.Kind && reflect.DeepEqual(o.Config, b.Config)
-		}
-	}
-	return false
-}
-
 // sweepGrace is how old an instance that no record knows must be before it is destroyed: longer than any create may take to be answered.
 func sweepGrace(l providers.Limits) time.Duration { return 2*l.CreateTimeout + l.Settle }
 
-// coreConfig is the part of a configuration that decisions depend on.
-func coreConfig(l *loaded, limits map[string]providers.Limits) (core.Config, error) {
-	c := core.Config{Generation: l.gen}
+// coreConfig is the part of a configuration that decisions depend on. Prices are by the digest of the spec.
+func coreConfig(l *loaded, handles map[string]string, limits map[string]providers.Limits, prices map[string]providers.Price) (core.Config, error) {
+	c := core.Config{Generation: l.gen()}
 	var err error
 	if c.Schedulers, err = schedulers(l.cfg.Schedulers); err != nil {
 		return c, err
 	}
 	for _, p := range l.cfg.Providers {
-		lim := limits[p.Name]
-		c.Providers = append(c.Providers, core.Provider{Name: p.Name, Settle: lim.Settle, CheckInterval: lim.CheckInterval,
+		handle := handles[p.Name]
+		lim := limits[handle]
+		c.Providers = append(c.Providers, core.Provider{Name: handle, Settle: lim.Settle, CheckInterval: lim.CheckInterval,
 			DestroyBackoff: lim.DestroyBackoff, SweepInterval: lim.SweepInterval, SweepGrace: sweepGrace(lim)})
 	}
-	for _, w := range l.cfg.Workers {
-		c.Workers = append(c.Workers, core.Worker{Name: w.Name, Provider: w.Provider, MaxBuilds: w.MaxBuilds, MissingTimeout: w.MissingTimeout,
-			BuildWaitTimeout: w.BuildWaitTimeout, Locks: accesses(w.Locks), Spec: w.Spec, Price: w.Price})
+	c.Workers = make([]core.Worker, 0, len(l.cfg.Workers))
+	for i := range l.cfg.Workers {
+		w := &l.cfg.Workers[i]
+		cw := core.Worker{Name: w.Name, Provider: handles[w.Provider], MaxBuilds: w.MaxBuilds, MissingTimeout: w.MissingTimeout,
+			BuildWaitTimeout: w.BuildWaitTimeout, Locks: accesses(w.Locks), Spec: w.Spec, Price: w.Price}
+		if cw.Price == 0 {
+			cw.Price = prices[w.Spec].Running
+		}
+		c.Workers = append(c.Workers, cw)
 	}
+	c.Builders = make([]core.Builder, 0, len(l.cfg.Builders))
 	for _, b := range l.cfg.Builders {
 		c.Builders = append(c.Builders, core.Builder{Name: b.Name, Workers: b.Workers, Locks: accesses(b.Locks), Collapse: b.Collapse, MaxAttempts: b.MaxAttempts})
 	}

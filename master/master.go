@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,26 +75,35 @@ type master struct {
 	catalog *build.Catalog
 	notices *notify.Notifier
 	owner   string
-	key     []byte            // of instances' tokens
-	url     string            // how agents reach the worker port
-	kinds   map[string]string // of the providers that were opened, by their names
+	key     []byte // of instances' tokens
+	url     string // how agents reach the worker port
+	house   *house
 	current atomic.Pointer[applied]
+	turn    atomic.Pointer[turn] // the change that is under way
+	look    chan struct{}        // asks for tend
 	secrets secretCache
+
+	mu     sync.Mutex
+	opened map[string]engine.Opened   // all providers of this process, by their handles
+	kinds  map[string]string          // their kinds
+	prices map[string]providers.Price // by digest of the spec
 }
 
 // applied is a configuration in force.
 type applied struct {
 	gen     int64
+	snap    store.ConfigSnapshot
 	cfg     *hcl.Config
 	api     *api.Catalog
 	tokens  []api.Token
 	workers map[string]*hcl.Worker
-	limits  map[string]providers.Limits
+	handles map[string]string           // of the providers, by their names
+	limits  map[string]providers.Limits // by handle
 }
 
 // Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).
 func Run(ctx context.Context, o Options) (err error) {
-	m := &master{o: o, log: o.Log}
+	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), kinds: map[string]string{}}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
@@ -112,7 +122,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if m.key, err = tokenKey(o.StateDir); err != nil {
 		return err
 	}
-	first, err := m.firstConfig(ctx, saved.Instances)
+	m.house = &house{kinds: o.Hcl.Kinds, owner: providers.Owner(m.owner), stateDir: o.StateDir, log: m.log}
+	first, err := m.firstConfig(ctx, saved.Instances, meta)
 	if err != nil {
 		return err
 	}
@@ -121,12 +132,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	undo.add(m.logs.Close)
-	blocks := append(m.outlived(ctx, first, saved.Instances), first.cfg.Providers...)
-	set, limits, err := m.openProviders(ctx, blocks, nil)
-	if err != nil {
+	if err := m.openFirst(ctx, first, saved.Instances); err != nil {
 		return err
 	}
-	m.kinds = kindsOf(blocks)
 	m.hub = session.New(session.Options{Log: m.log, Keepalive: m.keepalive, Detach: engine.ErrDetach, Notice: m.notice,
 		Deliver: func(ev core.Event) { m.engine.Deliver(ev) },
 		Auth:    session.Accounts{Key: m.key, Password: m.password, Worker: m.workerOf}})
@@ -135,12 +143,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		Definitions: m.catalog, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
 	m.notices = notify.New(notify.Options{Targets: m.targets, Log: m.log})
 	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
-		Providers: set, Describe: m.describe, Due: m.due, Observe: o.Meter.Observe})
+		Providers: m.opened, Describe: m.describe, Due: m.due, Observe: m.observe()})
 	if err != nil {
 		return err
 	}
 	if o.Meter.Watch != nil {
-		o.Meter.Watch(m.snapshot, m.store)
+		o.Meter.Watch(m.snapshot, shownRecords{m.store})
 	}
 
 	worker, err := m.listen(first.cfg.Master)
@@ -150,17 +158,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	undo.add(ignoreClosed(worker.Close))
 	m.url = masterURL(first.cfg.Master, worker.Addr())
 
-	return m.serve(ctx, first, limits, worker)
+	return m.serve(ctx, first, worker)
 }
 
 // serve runs all servers and loops until ctx ends, and then ends them in an order in which nothing is lost: first no new orders, then the
 // engine, then the connections, then the records.
-func (m *master) serve(ctx context.Context, first *loaded, limits map[string]providers.Limits, worker net.Listener) error {
+func (m *master) serve(ctx context.Context, first *loaded, worker net.Listener) error {
 	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	g, running := errgroup.WithContext(running)
 	g.Go(func() error { return m.engine.Run(context.WithoutCancel(ctx)) })
-	if err := m.apply(running, first, nil, limits); err != nil {
+	if err := m.start(running, first); err != nil {
 		cancel(err)
 		return errors.Join(err, m.engine.Stop(ctx, core.StopKeep), g.Wait())
 	}
@@ -169,7 +177,7 @@ func (m *master) serve(ctx context.Context, first *loaded, limits map[string]pro
 	hubServer.Handler = m.hub
 	g.Go(func() error { return unlessClosed(hubServer.Serve(worker)) })
 
-	server := api.New(api.Options{Engine: m.engine, Records: m.store, Logs: api.StepLogs(m.logs), Log: m.log, Version: m.o.Version,
+	server := api.New(api.Options{Engine: shownEngine{m.engine}, Records: shownRecords{m.store}, Configs: configs{m}, Logs: api.StepLogs(m.logs), Log: m.log, Version: m.o.Version,
 		Name: first.cfg.Master.Name, Metrics: m.o.Meter.Handler, Ready: m.engine.Health,
 		Catalog: func() *api.Catalog { return m.current.Load().api },
 		Tokens:  func() []api.Token { return m.current.Load().tokens }})
@@ -184,6 +192,7 @@ func (m *master) serve(ctx context.Context, first *loaded, limits map[string]pro
 		g.Go(func() error { return server.Serve(serving, l) })
 	}
 	g.Go(func() error { return m.keepHouse(serving) })
+	g.Go(func() error { return m.tend(serving) })
 	g.Go(func() error { return m.watchdog(serving) })
 	g.Go(func() error { return m.notices.Run(serving) })
 
@@ -219,7 +228,13 @@ func (m *master) untilStopped(ctx, running context.Context) {
 			return
 		case <-m.o.Reload:
 			_, _ = daemon.SdNotify(false, daemon.SdNotifyReloading)
-			m.reload(running)
+			done := make(chan struct{})
+			go func() { defer close(done); m.reload(ctx) }()
+			select {
+			case <-done:
+			case <-ctx.Done(): // it ends with the engine, at the latest
+				return
+			}
 			_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 		}
 	}
@@ -358,9 +373,9 @@ func (m *master) snapshot() *core.Snapshot {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if sn, err := m.engine.Snapshot(ctx); err == nil {
-		return sn
+		return shown(sn)
 	}
-	return m.engine.Latest()
+	return shown(m.engine.Latest())
 }
 
 func (m *master) socket() string { return filepath.Join(m.o.StateDir, SocketName) }

@@ -6,75 +6,108 @@ import (
 
 	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/engine"
+	"github.com/rouse-ci/rouse/master/model"
 )
 
-// An instance may outlive the block of the provider that made it. What is left of such a block is here: as long as it has instances, somebody
-// must be able to end them.
+// An instance may outlive the block of the provider that made it, or the place that the block named. What is left of such a block is here: as long as it
+// has instances, somebody must be able to end them, and only who was opened with the block of then can.
 
 // lookBack bounds how many older configurations are searched for a provider's block.
-const lookBack = 50
+const lookBack = 200
 
-// outlived finds the blocks of providers that are configured no more but have instances, which an earlier master made.
-func (m *master) outlived(ctx context.Context, first *loaded, live []core.Instance) []hcl.Provider {
-	missing := providersOf(live)
-	for name := range kindsOf(first.cfg.Providers) {
-		delete(missing, name)
+// adopt opens the providers of live instances that nobody can end: a configuration before gen named their handle. Those that cannot be opened now are tried
+// again later (see tend); until then their instances stay in the records.
+func (m *master) adopt(ctx context.Context, gen model.Generation, have map[string]engine.Opened, live map[string]int) map[string]engine.Opened {
+	missing := map[string]int{}
+	for handle, n := range live {
+		if _, ok := have[handle]; !ok {
+			missing[handle] = n
+		}
 	}
-	var found []hcl.Provider
-	for gen := first.gen - 1; len(missing) > 0 && gen > 0 && gen >= first.gen-lookBack; gen-- {
-		old, err := m.loadGeneration(ctx, gen)
-		if err != nil {
-			m.log.Warn("master: cannot look for a provider in an older configuration", "generation", gen, "err", err)
+	found := map[string]engine.Opened{}
+	if len(missing) == 0 {
+		return found
+	}
+	list, err := m.store.Configs(ctx, lookBack)
+	if err != nil {
+		m.log.Error("master: cannot look for providers in older configurations", "err", err)
+		return found
+	}
+	for _, snap := range list {
+		if len(missing) == 0 {
+			break
+		}
+		if snap.Generation > gen {
 			continue
 		}
-		for _, b := range old.Providers {
-			if missing[b.Name] > 0 {
-				m.log.Info("master: a provider is no longer configured but has instances; it is used to end them", "provider", b.Name, "instances", missing[b.Name])
-				found = append(found, b)
-				delete(missing, b.Name)
+		old, err := m.loadGeneration(ctx, snap.Generation)
+		if err != nil {
+			m.log.Warn("master: cannot look for a provider in an older configuration", "generation", snap.Generation, "err", err)
+			continue
+		}
+		for i := range old.Providers {
+			b := &old.Providers[i]
+			handle := m.house.handle(b)
+			if missing[handle] == 0 {
+				continue
 			}
+			o, err := m.house.open(ctx, b)
+			if err != nil {
+				m.log.Error("master: instances cannot be ended now: their provider cannot be opened as it was configured then; it is tried again",
+					"provider", handle, "generation", snap.Generation, "instances", missing[handle], "err", err)
+			} else {
+				m.log.Info("master: a provider is no longer configured so but has instances; it is used to end them", "provider", handle,
+					"generation", snap.Generation, "instances", missing[handle])
+				found[handle] = o
+				m.noteKind(handle, b.Kind)
+			}
+			delete(missing, handle)
 		}
 	}
-	for name, n := range missing {
-		m.log.Error("master: nobody can end these instances: their provider is in no configuration", "provider", name, "instances", n)
+	for handle, n := range missing {
+		m.log.Error("master: nobody can end these instances: their provider is in no configuration", "provider", handle, "instances", n)
 	}
 	return found
 }
 
 // mayReplace refuses what keepsKinds refuses, of the providers that this process has opened.
-func (m *master) mayReplace(ctx context.Context, cfg *hcl.Config) error {
-	sn, err := m.engine.Snapshot(ctx)
-	if err != nil {
-		return err
-	}
-	inUse := map[string]int{}
-	for i := range sn.Instances {
-		inUse[sn.Instances[i].Instance.Provider]++
-	}
-	return keepsKinds(cfg, m.kinds, inUse)
+func (m *master) mayReplace(cfg *hcl.Config, sn *core.Snapshot) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.house.keepsKinds(cfg, m.kinds, liveOf(sn))
 }
 
-// keepsKinds refuses a configuration that gives the name of a provider with instances to one of another kind: it would not find them, would
+// keepsKinds refuses a configuration that gives the handle of a provider with instances to one of another kind: it would not find them, would
 // take that for proof that they are gone, and nobody would end them.
-func keepsKinds(cfg *hcl.Config, before map[string]string, inUse map[string]int) error {
-	for _, b := range cfg.Providers {
-		if was := before[b.Name]; was != "" && was != b.Kind && inUse[b.Name] > 0 {
+func (h *house) keepsKinds(cfg *hcl.Config, before map[string]string, inUse map[string]int) error {
+	for i := range cfg.Providers {
+		b := &cfg.Providers[i]
+		handle := h.handle(b)
+		if was := before[handle]; was != "" && was != b.Kind && inUse[handle] > 0 {
 			return fmt.Errorf("provider %s %q was of kind %s and has %d instances, which the new one could not end: give the new one another name, or wait until they have ended",
-				b.Kind, b.Name, was, inUse[b.Name])
+				b.Kind, b.Name, was, inUse[handle])
 		}
 	}
 	return nil
 }
 
-func kindsOf(blocks []hcl.Provider) map[string]string {
-	kinds := map[string]string{}
-	for _, b := range blocks {
-		kinds[b.Name] = b.Kind
-	}
-	return kinds
+func (m *master) noteKind(handle, kind string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kinds[handle] = kind
 }
 
-func providersOf(live []core.Instance) map[string]int {
+// liveOf counts live instances by their provider's handle.
+func liveOf(sn *core.Snapshot) map[string]int {
+	n := map[string]int{}
+	for i := range sn.Instances {
+		n[sn.Instances[i].Instance.Provider]++
+	}
+	return n
+}
+
+func savedOf(live []core.Instance) map[string]int {
 	n := map[string]int{}
 	for i := range live {
 		n[live[i].Provider]++

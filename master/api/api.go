@@ -16,6 +16,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/plan"
 	"github.com/rouse-ci/rouse/master/store"
 )
 
@@ -49,6 +52,8 @@ type Records interface {
 	Instance(ctx context.Context, key model.InstanceKey) (model.Instance, error)
 	Instances(ctx context.Context, worker string, limit int) ([]model.Instance, error)
 	Trace(ctx context.Context, id model.RequestID) ([]store.JournalRow, error)
+	Config(ctx context.Context, g model.Generation) (store.ConfigSnapshot, error)
+	Configs(ctx context.Context, limit int) ([]store.ConfigSnapshot, error)
 }
 
 // Logs opens the log of a step for reading. An error that wraps fs.ErrNotExist says that there is no such log (yet).
@@ -80,6 +85,7 @@ type Options struct {
 	Engine  Engine
 	Records Records
 	Logs    Logs
+	Configs Configs         // plans and changes the configuration; nil: nothing can be planned or applied
 	Catalog func() *Catalog // of the configuration in force
 	Tokens  func() []Token  // who may use the API over TCP
 	Ready   func() error    // why the master cannot serve now; nil if it can
@@ -129,6 +135,7 @@ func New(o Options) *Server {
 	s.registerLogs()
 	s.registerViews()
 	s.registerWorkers()
+	s.registerConfigs()
 	s.mux.HandleFunc("GET /healthz", probe(o.Alive))
 	s.mux.HandleFunc("GET /readyz", probe(o.Ready))
 	if o.Metrics != nil {
@@ -156,12 +163,27 @@ func config(version string) huma.Config {
 	c.DocsPath = ""       // its page would load scripts from elsewhere
 	c.SchemasPath = ""
 	c.RejectUnknownQueryParameters = true
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"token": {Type: "http", Scheme: "bearer", Description: "One of the configuration's api_token blocks. Not needed on the local socket."},
 	}
 	c.Security = []map[string][]string{{"token": {}}}
 	return c
 }
+
+// schemaName names the types of plans so that they are not taken for those of answers: a plan's Instance is PlanInstance.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.PkgPath() == planPackage && !strings.HasPrefix(name, "Plan") {
+		return "Plan" + name
+	}
+	return name
+}
+
+var planPackage = reflect.TypeFor[plan.Plan]().PkgPath()
 
 // op describes one operation. The identifier is also the name of its function in generated clients.
 func op(method, path, id, tag, summary string, errors ...int) huma.Operation {

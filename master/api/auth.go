@@ -58,8 +58,12 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			}
 			ctx = context.WithValue(ctx, callerKey{}, c)
 		}
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(callLimit + writeLimit)) // streams set their own
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		limit, size := callLimit, int64(maxBody)
+		if configPaths[r.URL.Path] && r.Method == http.MethodPost {
+			limit, size = configLimit, maxConfig
+		}
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + writeLimit)) // streams set their own
+		r.Body = http.MaxBytesReader(w, r.Body, size)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

@@ -90,7 +90,11 @@ func (c *Client) Delete(ctx context.Context, path string, query url.Values, out 
 }
 
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit+writeLimit)
+	limit := callLimit
+	if configPaths[Prefix+path] && method == http.MethodPost {
+		limit = configLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit+writeLimit)
 	defer cancel()
 	resp, err := c.do(ctx, method, path, query, in, "application/json")
 	if err != nil {

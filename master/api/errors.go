@@ -21,7 +21,10 @@ func problem(status int, format string, args ...any) error {
 // failed turns an error of the engine or the store into a problem. what names the thing that was asked for.
 func (s *Server) failed(err error, what string) error {
 	var known huma.StatusError
+	var refused *Refused
 	switch {
+	case errors.As(err, &refused):
+		return problem(refused.Status, "%s", refused.Text)
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, fs.ErrNotExist):

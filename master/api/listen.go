@@ -138,6 +138,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			return context.Background()
 		},
+		ConnContext: withPeer,
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()

@@ -246,16 +246,16 @@ func (e *Engine) SubmitWith(ctx context.Context, reqs []model.Request, also func
 
 // Apply puts a configuration into force and stores its text, in one transaction. The set of providers stays.
 func (e *Engine) Apply(ctx context.Context, cfg core.Config, snap store.ConfigSnapshot) error {
-	return e.ApplyWith(ctx, cfg, snap, nil)
+	return e.ApplyWith(ctx, cfg, snap, nil, nil)
 }
 
-// ApplyWith is Apply with a new set of providers (nil: the old one). A provider that is not in the set stays for the instances that it still
-// has. The engine owns the providers from here on, also when it fails.
-func (e *Engine) ApplyWith(ctx context.Context, cfg core.Config, snap store.ConfigSnapshot, set map[string]Opened) error {
+// ApplyWith is Apply with a new set of providers (nil: the old one) and small facts that are stored with it. A provider that is not in the set stays for the instances
+// that it still has. The engine owns the providers from here on, unless it fails: then nothing was applied. When ctx ends first, it may be applied all the same.
+func (e *Engine) ApplyWith(ctx context.Context, cfg core.Config, snap store.ConfigSnapshot, set map[string]Opened, meta map[string]string) error {
 	if cfg.Generation != snap.Generation {
 		return fmt.Errorf("apply: the configuration is generation %d and its text generation %d", cfg.Generation, snap.Generation)
 	}
-	if err := e.ask(ctx, item{event: core.ConfigApplied{Config: cfg}, tx: store.Tx{Config: &snap}, after: func() {
+	if err := e.ask(ctx, item{event: core.ConfigApplied{Config: cfg}, tx: store.Tx{Config: &snap, Meta: meta}, after: func() {
 		e.generation.Store(int64(cfg.Generation))
 		for name, p := range set {
 			e.loop.provide(name, p)

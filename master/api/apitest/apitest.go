@@ -227,6 +227,27 @@ func (w *World) Instances(context.Context, string, int) ([]model.Instance, error
 	}, nil
 }
 
+// Configs implements api.Records.
+func (w *World) Configs(_ context.Context, limit int) ([]store.ConfigSnapshot, error) {
+	all := []store.ConfigSnapshot{
+		{Generation: 2, AppliedAt: At(time.Hour), By: "ann", From: "apply", Directory: "/etc/rouse", Reason: "more workers", Summary: []byte(`{"add":2,"change":1,"instances":{}}`)},
+		{Generation: 1, AppliedAt: At(2 * time.Hour), By: "root", From: "start", Directory: "/etc/rouse"},
+	}
+	return all[:min(limit, len(all))], nil
+}
+
+// Config implements api.Records.
+func (w *World) Config(ctx context.Context, g model.Generation) (store.ConfigSnapshot, error) {
+	all, _ := w.Configs(ctx, 100)
+	for _, c := range all {
+		if c.Generation == g {
+			c.Files, c.Variables = map[string][]byte{"rouse.hcl": []byte("# nothing\n")}, map[string]string{"branch": `"main"`}
+			return c, nil
+		}
+	}
+	return store.ConfigSnapshot{}, store.ErrNotFound
+}
+
 // Instance implements api.Records.
 func (w *World) Instance(ctx context.Context, key model.InstanceKey) (model.Instance, error) {
 	all, _ := w.Instances(ctx, "", 0)
