@@ -68,6 +68,11 @@ func TestGoodConfigurationsLoad(t *testing.T) {
 	for _, name := range append(append(files, examples...), "../cmd/rouse/example.hcl") {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			t.Parallel()
+			for _, kind := range []string{"ec2", "libvirt"} { // cmd/rouse knows the real kinds, and loads these examples
+				if b, err := os.ReadFile(filepath.Join(name, "rouse.hcl")); err == nil && bytes.Contains(b, []byte(`provider "`+kind+`"`)) {
+					t.Skip("it needs the provider " + kind)
+				}
+			}
 			o := testOptions()
 			var c *Config
 			var diags hcl2.Diagnostics
