@@ -322,9 +322,9 @@ func attribute(b, a *attr) Attribute {
 	return d
 }
 
-// shown is what a plan says of a value: that of an omitted text is nothing.
+// shown is what a plan says of a value: that of an omitted text or number is nothing.
 func shown(a *attr) any {
-	if a == nil || a.zero && a.value == "" {
+	if a == nil || a.zero && (a.value == "" || a.value == 0.0) {
 		return nil
 	}
 	return a.value

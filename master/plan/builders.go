@@ -3,6 +3,7 @@ package plan
 import (
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/rouse-ci/rouse/hcl"
 )
@@ -38,16 +39,16 @@ func flagsOf(s *hcl.Step) flags {
 	return flags{s.HaltOnFailure, s.FlunkOnFailure, s.WarnOnFailure, s.FlunkOnWarnings, s.WarnOnWarnings, s.AlwaysRun}
 }
 
-func builderAttrs(cfg *hcl.Config, secrets []string, b *hcl.Builder) []attr {
+func (pl *planner) builderAttrs(cfg *hcl.Config, secrets []string, b *hcl.Builder) []attr {
 	own := struct {
 		Description string
-		Workers     []string
+		Workers     []any
 		Locks       []hcl.Access
 		Collapse    bool
 		MaxAttempts int
 		BuildDir    string
 		Properties  map[string]any
-	}{b.Description, b.Workers, b.Locks, b.Collapse, b.MaxAttempts, b.BuildDir, b.Properties}
+	}{b.Description, pl.foldWorkers(cfg, b.Workers), b.Locks, b.Collapse, b.MaxAttempts, b.BuildDir, b.Properties}
 	list := flatten(nil, "", reflect.ValueOf(own), 0)
 	for i := range list {
 		switch a := &list[i]; a.path {
@@ -97,6 +98,53 @@ func judgeBuilder(c *Change, o, n *hcl.Builder) {
 	case len(c.Attributes) == 0:
 		c.Action = NoOp
 	case c.Action == Update:
-		c.Reason = "new requests are built so; what runs or waits keeps its definition"
+		c.Note = "new requests are built so; what runs or waits keeps its definition"
 	}
+}
+
+// folded is a list of workers in short.
+type folded struct {
+	cfg   *hcl.Config
+	names []string
+	short []any
+}
+
+// foldWorkers writes a list of workers as people do: worker.linux[1..40] for those of a pool that follow each other. Thousands of builders may name the
+// same thousands of workers, so what was folded once is not folded again.
+func (pl *planner) foldWorkers(cfg *hcl.Config, names []string) []any {
+	for _, f := range pl.folded {
+		if f.cfg == cfg && slices.Equal(f.names, names) {
+			return f.short
+		}
+	}
+	workers := pl.newWorkers
+	if cfg == pl.old {
+		workers = pl.oldWorkers
+	}
+	var short []any
+	for i := 0; i < len(names); {
+		pool := ""
+		if w := workers[names[i]]; w != nil {
+			pool = w.Pool
+		}
+		j := i + 1
+		for pool != "" && j < len(names) && workers[names[j]] != nil && workers[names[j]].Pool == pool {
+			j++
+		}
+		if pool == "" || j == i+1 {
+			short = append(short, "worker."+names[i])
+			i++
+			continue
+		}
+		var numbers []string
+		for _, n := range names[i:j] {
+			numbers = append(numbers, strings.TrimPrefix(n, pool+"-"))
+		}
+		short = append(short, "worker."+pool+"["+spans(numbers)+"]")
+		i = j
+	}
+	if len(pl.folded) < 64 {
+		pl.folded = append(pl.folded, folded{cfg, names, short})
+	}
+	return short
 }

@@ -92,7 +92,8 @@ type Change struct {
 	Name       string      `json:"name"`
 	Pool       string      `json:"pool,omitempty" doc:"the block that the worker is one of (count)"`
 	Action     Action      `json:"action"`
-	Reason     string      `json:"reason,omitempty"`
+	Reason     string      `json:"reason,omitempty" doc:"why, if the attributes do not say it"`
+	Note       string      `json:"note,omitempty" doc:"what it means for what runs"`
 	Attributes []Attribute `json:"attributes,omitempty" doc:"what differs; of a new resource, all that is set"`
 	Unchanged  int         `json:"unchanged_attributes,omitempty" doc:"number of set attributes that stay"`
 	Range      *hcl.Range  `json:"range,omitempty" doc:"where it is configured"`

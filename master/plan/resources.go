@@ -17,6 +17,7 @@ type planner struct {
 	old    *hcl.Config // never nil
 	inputs *inputs
 	fleet  *fleet
+	folded []folded
 
 	oldSecrets, newSecrets []string // texts of sensitive variables
 	oldWorkers, newWorkers map[string]*hcl.Worker
@@ -98,7 +99,7 @@ func (pl *planner) resources() {
 	compare(pl, kindOf[hcl.Worker]{kind: "worker", name: func(x *hcl.Worker) string { return x.Name }, address: func(x *hcl.Worker) string { return x.Name },
 		rng: func(x *hcl.Worker) hcl2.Range { return x.Range }, same: sameWorker, flat: workerAttrs, judge: pl.judgeWorker}, old.Workers, new.Workers)
 	compare(pl, kindOf[hcl.Builder]{kind: "builder", name: func(x *hcl.Builder) string { return x.Name }, address: func(x *hcl.Builder) string { return x.Name },
-		rng: func(x *hcl.Builder) hcl2.Range { return x.Range }, same: pl.sameBuilder, flat: builderAttrs, judge: judgeBuilder}, old.Builders, new.Builders)
+		rng: func(x *hcl.Builder) hcl2.Range { return x.Range }, same: pl.sameBuilder, flat: pl.builderAttrs, judge: judgeBuilder}, old.Builders, new.Builders)
 	compare(pl, kindOf[hcl.Scheduler]{kind: "scheduler", name: func(x *hcl.Scheduler) string { return x.Name }, address: func(x *hcl.Scheduler) string { return x.Kind + "." + x.Name },
 		rng: func(x *hcl.Scheduler) hcl2.Range { return x.Range }, same: sameScheduler, flat: schedulerAttrs, judge: judgeScheduler}, old.Schedulers, new.Schedulers)
 	for i := range pl.p.Changes {
@@ -158,7 +159,7 @@ func providerAttrs(cfg *hcl.Config, secrets []string, p *hcl.Provider) []attr {
 	list := flatten(nil, "", reflect.ValueOf(p.Config), 0)
 	list = hide(list, "", cfg.SensitiveProvider(p), secrets)
 	markDefaults(list, "", p.Attrs)
-	return append(list, attr{path: "kind", value: p.Kind})
+	return append(list, attr{path: "kind", value: p.Kind, zero: true})
 }
 
 // markDefaults notes which values nobody has written, as far as the source is known: they are no news of a new resource. A field that is named otherwise than
@@ -243,7 +244,11 @@ func sameScheduler(o, n *hcl.Scheduler) bool {
 func schedulerAttrs(_ *hcl.Config, _ []string, s *hcl.Scheduler) []attr {
 	x := *s
 	x.Name = "" // it is in the address
-	return flatten(nil, "", reflect.ValueOf(x), 0)
+	list := flatten(nil, "", reflect.ValueOf(x), 0)
+	for i := range list {
+		list[i].zero = list[i].zero || list[i].path == "kind" // it is in the address
+	}
+	return list
 }
 
 func judgeScheduler(c *Change, o, n *hcl.Scheduler) {
@@ -252,9 +257,9 @@ func judgeScheduler(c *Change, o, n *hcl.Scheduler) {
 	case o.Kind != n.Kind:
 		c.Action, c.Reason = Replace, "it is of another kind"
 	case o.Every != n.Every || o.Cron != n.Cron || o.Zone != n.Zone:
-		c.Reason = "its next time is reckoned anew"
+		c.Note = "its next time is reckoned anew"
 	case n.Kind == "periodic" || n.Kind == "nightly":
-		c.Reason = "its timer goes on"
+		c.Note = "its timer goes on"
 	}
 }
 

@@ -128,7 +128,7 @@ func (t *text) groups() []*group {
 // alike is what workers of one pool must have in common to be one entry.
 func alike(c *Change) string {
 	var b strings.Builder
-	b.WriteString(c.Pool + "\x00" + string(c.Action) + "\x00" + c.Reason)
+	b.WriteString(c.Pool + "\x00" + string(c.Action) + "\x00" + c.Reason + "\x00" + c.Note)
 	for i := range c.Attributes {
 		b.WriteString("\x00" + c.Attributes[i].Path)
 	}
@@ -161,6 +161,14 @@ func (t *text) group(g *group) {
 	t.line("  %s", t.paint("bold", "# "+clean(address)+" "+verbs[g.Action]))
 	if g.Reason != "" {
 		t.line("  # (because %s)", clean(g.Reason))
+	}
+	if g.Note != "" {
+		t.line("  # (%s)", clean(g.Note))
+	}
+	if len(g.Attributes) == 0 && g.Unchanged == 0 {
+		t.line("  %s %s {}", t.pad(g.Action, 3), clean(head(g.Change)))
+		t.line("")
+		return
 	}
 	t.line("  %s %s {", t.pad(g.Action, 3), clean(head(g.Change)))
 	width := 0
@@ -242,8 +250,10 @@ func value(v any) string {
 	case nil:
 		return "(not set)"
 	case string:
-		if strings.HasPrefix(v, "secret.") || strings.HasPrefix(v, "lock.") || strings.HasPrefix(v, "provider.") {
-			return v // a reference
+		for _, root := range []string{"secret.", "lock.", "provider.", "worker."} {
+			if strings.HasPrefix(v, root) {
+				return v // a reference
+			}
 		}
 		return strconv.Quote(v)
 	case float64:

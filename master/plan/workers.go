@@ -95,7 +95,7 @@ func (pl *planner) judgeWorker(c *Change, o, n *hcl.Worker) {
 			c.Attributes = append(c.Attributes, Attribute{Path: "instance", Sensitive: true, ForcesReplace: true}) // a field that has no name outside
 		}
 	case c.Action == Update && slices.ContainsFunc(c.Attributes, func(a Attribute) bool { return strings.HasPrefix(a.Path, "instance") }):
-		c.Reason = "machines that run keep what they were given; the next ones get the new value"
+		c.Note = "machines that run keep what they were given; the next ones get the new value"
 	case c.Action == NoOp && n.Provider != "":
 		pl.imageMoved(c, n)
 	}
