@@ -31,6 +31,9 @@ type loaded struct {
 	cfg  *hcl.Config
 	old  *hcl.Config       // what was in force before, if it is another one and known
 	meta map[string]string // stored with it
+
+	retired []core.Builder // after a restart: those of older generations that have something to do
+	locks   []core.Lock    // that only they use
 }
 
 func (l *loaded) gen() model.Generation { return l.snap.Generation }
@@ -243,7 +246,7 @@ func sweepGrace(l providers.Limits) time.Duration { return 2*l.CreateTimeout + l
 
 // coreConfig is the part of a configuration that decisions depend on. Prices are by the digest of the spec.
 func coreConfig(l *loaded, handles map[string]string, limits map[string]providers.Limits, prices map[string]providers.Price) (core.Config, error) {
-	c := core.Config{Generation: l.gen()}
+	c := core.Config{Generation: l.gen(), Retired: l.retired, RetiredLocks: l.locks}
 	var err error
 	if c.Schedulers, err = schedulers(l.cfg.Schedulers); err != nil {
 		return c, err
@@ -265,11 +268,11 @@ func coreConfig(l *loaded, handles map[string]string, limits map[string]provider
 		c.Workers = append(c.Workers, cw)
 	}
 	c.Builders = make([]core.Builder, 0, len(l.cfg.Builders))
-	for _, b := range l.cfg.Builders {
-		c.Builders = append(c.Builders, core.Builder{Name: b.Name, Workers: b.Workers, Locks: accesses(b.Locks), Collapse: b.Collapse, MaxAttempts: b.MaxAttempts})
+	for i := range l.cfg.Builders {
+		c.Builders = append(c.Builders, coreBuilder(&l.cfg.Builders[i]))
 	}
-	for _, k := range l.cfg.Locks {
-		c.Locks = append(c.Locks, core.Lock{Name: k.Name, Max: k.Max, PerWorker: k.PerWorker})
+	for i := range l.cfg.Locks {
+		c.Locks = append(c.Locks, coreLock(&l.cfg.Locks[i]))
 	}
 	return c, nil
 }

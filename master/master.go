@@ -127,6 +127,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	first.retired, first.locks = m.retired(ctx, first.gen(), first.cfg, saved)
 
 	if m.logs, err = steplog.Open(filepath.Join(o.StateDir, "logs"), steplog.Options{Log: m.log}); err != nil {
 		return err

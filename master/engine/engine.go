@@ -255,7 +255,7 @@ func (e *Engine) ApplyWith(ctx context.Context, cfg core.Config, snap store.Conf
 	if cfg.Generation != snap.Generation {
 		return fmt.Errorf("apply: the configuration is generation %d and its text generation %d", cfg.Generation, snap.Generation)
 	}
-	if err := e.ask(ctx, item{event: core.ConfigApplied{Config: cfg}, tx: store.Tx{Config: &snap, Meta: meta}, after: func() {
+	if err := e.ask(ctx, item{event: core.ConfigApplied{Config: cfg, Prepared: core.Prepare(cfg)}, tx: store.Tx{Config: &snap, Meta: meta}, after: func() {
 		e.generation.Store(int64(cfg.Generation))
 		for name, p := range set {
 			e.loop.provide(name, p)
