@@ -29,6 +29,7 @@ type api struct {
 	DescribeLaunchTemplates        call[ec2.DescribeLaunchTemplatesInput, ec2.DescribeLaunchTemplatesOutput]
 	DescribeLaunchTemplateVersions call[ec2.DescribeLaunchTemplateVersionsInput, ec2.DescribeLaunchTemplateVersionsOutput]
 	DescribeInstanceTypes          call[ec2.DescribeInstanceTypesInput, ec2.DescribeInstanceTypesOutput]
+	DescribeInstanceTypeOfferings  call[ec2.DescribeInstanceTypeOfferingsInput, ec2.DescribeInstanceTypeOfferingsOutput]
 	DescribeAvailabilityZones      call[ec2.DescribeAvailabilityZonesInput, ec2.DescribeAvailabilityZonesOutput]
 	DescribeAccountAttributes      call[ec2.DescribeAccountAttributesInput, ec2.DescribeAccountAttributesOutput]
 
@@ -69,6 +70,7 @@ func newAPI(g *governor, c clients) *api {
 		DescribeLaunchTemplates:        governed(g, classDescribe, "DescribeLaunchTemplates", other.DescribeLaunchTemplates),
 		DescribeLaunchTemplateVersions: governed(g, classDescribe, "DescribeLaunchTemplateVersions", other.DescribeLaunchTemplateVersions),
 		DescribeInstanceTypes:          governed(g, classDescribe, "DescribeInstanceTypes", other.DescribeInstanceTypes),
+		DescribeInstanceTypeOfferings:  governed(g, classDescribe, "DescribeInstanceTypeOfferings", other.DescribeInstanceTypeOfferings),
 		DescribeAvailabilityZones:      governed(g, classDescribe, "DescribeAvailabilityZones", other.DescribeAvailabilityZones),
 		DescribeAccountAttributes:      governed(g, classDescribe, "DescribeAccountAttributes", other.DescribeAccountAttributes),
 
