@@ -135,6 +135,7 @@ func New(o Options) *Server {
 	s.registerLogs()
 	s.registerViews()
 	s.registerWorkers()
+	s.registerStrays()
 	s.registerConfigs()
 	s.mux.HandleFunc("GET /healthz", probe(o.Alive))
 	s.mux.HandleFunc("GET /readyz", probe(o.Ready))
