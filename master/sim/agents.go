@@ -104,7 +104,9 @@ func (w *world) connect(a *agent) {
 }
 
 // idle says whether the agent has given up: its machine is gone.
-func (w *world) idle(a *agent) bool { return a.vm != nil && (!a.vm.live() || a.vm.stopping) }
+func (w *world) idle(a *agent) bool {
+	return a.vm != nil && (!a.vm.live() || a.vm.stopping || a.vm.off)
+}
 
 func (w *world) open(a *agent) {
 	w.nextSes++

@@ -22,7 +22,11 @@ type vm struct {
 	stopping  bool
 	dead      bool // ended by itself; the provider still shows it as failed
 	goneAt    time.Time
-	first     *agent // the first one that was admitted
+	first     *agent // the first one that was admitted since it was made or woken
+
+	off       bool      // switched off, or on its way there
+	offAt     time.Time // when it is shown as stopped
+	changedAt time.Time // when it was switched off or on
 }
 
 func (v *vm) live() bool { return v != nil && v.goneAt.IsZero() && !v.dead }
@@ -184,12 +188,16 @@ func (w *world) spotNotice() {
 	}
 }
 
-func (v *vm) sight() core.SightState {
+func (v *vm) sight(now time.Time) core.SightState {
 	switch {
 	case v.dead:
 		return core.SightFailed
 	case v.stopping:
 		return core.SightStopping
+	case v.off && now.Before(v.offAt):
+		return core.SightStopping
+	case v.off:
+		return core.SightStopped
 	case v.bootedAt.IsZero():
 		return core.SightPending
 	}
@@ -205,7 +213,7 @@ func (w *world) check(e core.CheckInstance) {
 	case v == nil || !v.goneAt.IsZero(), w.now.Sub(v.createdAt) < settle/3 && v.bootedAt.IsZero() && w.fault("check-stale"):
 		w.answer(took, e.Op, core.OpResult{Class: core.OpNotFound})
 	default:
-		w.answer(took, e.Op, core.OpResult{Class: core.OpOK, ProviderID: "id-" + string(e.Key), State: v.sight(), Detail: "seen"})
+		w.answer(took, e.Op, core.OpResult{Class: core.OpOK, ProviderID: "id-" + string(e.Key), State: v.sight(w.now), Detail: "seen"})
 	}
 }
 
@@ -220,7 +228,7 @@ func (w *world) list(e core.ListInstances) {
 			if v.provider != e.Provider {
 				continue
 			}
-			state := v.sight()
+			state := v.sight(w.now)
 			switch {
 			case !v.goneAt.IsZero() && (!stale || w.now.Sub(v.goneAt) > time.Minute):
 				continue
@@ -228,6 +236,11 @@ func (w *world) list(e core.ListInstances) {
 				state = core.SightRunning // an old answer
 			case stale && w.now.Sub(v.createdAt) < settle/3:
 				continue
+			case stale && !v.stopping && !v.dead && !v.changedAt.IsZero() && w.now.Sub(v.changedAt) < time.Minute:
+				state = core.SightRunning // as it was before
+				if !v.off {
+					state = core.SightStopped
+				}
 			}
 			ev.Instances = append(ev.Instances, core.Sighting{Key: v.key, State: state, CreatedAt: v.createdAt, Detail: "listed"})
 		}

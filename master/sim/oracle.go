@@ -52,10 +52,14 @@ func (w *world) commit(b core.Batch) {
 		case !old.Doomed && in.Doomed:
 			w.checkDoom(in)
 		}
+		w.checkPower(old, in)
 		if !in.GoneAt.IsZero() {
 			w.checkGone(in)
 		}
 		d.instances[in.Key] = in
+	}
+	for _, r := range b.Delta.Builds {
+		w.checkGiven(r)
 	}
 	for _, s := range b.Delta.Schedules {
 		d.schedules[s.Name] = s.Last
@@ -111,6 +115,8 @@ func (w *world) checkAdmit(s *session) {
 			w.fail("I6 no stale agent", "instance %s is in no record", a.vm.key)
 		case in.Doomed && in.DoomedAt.Before(w.now) || !in.GoneAt.IsZero(): // an idle one may be doomed as it attaches
 			w.fail("I6 no stale agent", "instance %s is doomed or gone", a.vm.key)
+		case in.Power.Off() && in.PowerAt.Before(w.now): // or stopped, the same
+			w.fail("I6 no agent while it is switched off", "instance %s is %s", a.vm.key, in.Power)
 		case in.Agent != a.nonce():
 			w.fail("I6 no second agent", "instance %s belongs to %s, not to %s", a.vm.key, in.Agent, a.nonce())
 		case a.vm.first == nil:

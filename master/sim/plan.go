@@ -18,6 +18,9 @@ var faultKinds = []struct {
 }{
 	{"create-fails-before", 0.3}, {"create-fails-after", 0.3}, {"create-late", 0.2}, {"create-duplicated", 0.2}, {"create-hangs", 0.2}, {"create-very-late", 0.02},
 	{"destroy-fails-before", 0.3}, {"destroy-fails-after", 0.3}, {"destroy-forgotten", 0.3}, {"destroy-hangs", 0.2},
+	{"stop-fails-before", 0.3}, {"stop-fails-after", 0.3}, {"stop-forgotten", 0.3}, {"stop-hangs", 0.2}, {"stop-slow", 0.1},
+	{"start-fails-before", 0.3}, {"start-fails-after", 0.3}, {"start-forgotten", 0.3}, {"start-hangs", 0.2},
+	{"sleeper-vanishes", 0.5}, {"somebody-starts", 0.5}, {"somebody-stops", 0.3},
 	{"check-fails", 0.3}, {"check-stale", 0.2}, {"list-fails", 0.3}, {"list-stale", 0.3},
 	{"agent-never-attaches", 0.15}, {"agent-attaches-twice", 0.2}, {"agent-drops", 0.3}, {"agent-half-open", 0.2}, {"agent-dies", 0.1}, {"thief-attaches", 0.2},
 	{"vm-dies", 0.15}, {"crash-before-effects", 0.01}, {"crash-after-effects", 0.01}, {"spot-notice", 0.1}, {"schedule-fails", 0.3}, {"clock-jump", 0.002}, {"timer-late", 0.3},
@@ -49,10 +52,11 @@ func (w *world) plan() {
 		return out
 	}
 	waits := []time.Duration{0, 0, time.Minute, 10 * time.Minute, -1}
+	idles := []string{"", core.IdleTerminate, core.IdleStop, core.IdleHibernate}
 	var names []string
 	for i := range 1 + w.rng.IntN(6) {
 		wk := core.Worker{Name: fmt.Sprintf("w%d", i), MaxBuilds: w.rng.IntN(3), MissingTimeout: w.between(2*time.Minute, 20*time.Minute),
-			BuildWaitTimeout: waits[w.rng.IntN(len(waits))], Locks: access(), Spec: "1"}
+			BuildWaitTimeout: waits[w.rng.IntN(len(waits))], Locks: access(), Spec: "1", Idle: idles[w.rng.IntN(len(idles))], Price: 1, StoppedPrice: 0.1}
 		if w.chance(0.85) {
 			wk.Provider = w.cfg.Providers[w.rng.IntN(len(w.cfg.Providers))].Name
 		}
@@ -78,18 +82,20 @@ func (w *world) people() {
 	horizon := time.Duration(w.hours) * time.Hour
 	for t := time.Duration(0); t < horizon; t += w.between(0, 10*time.Minute) {
 		switch x := w.rng.Float64(); {
-		case x < 0.75:
+		case x < 0.73:
 			w.after(t, "submit", w.submit)
-		case x < 0.85:
+		case x < 0.83:
 			w.after(t, "cancel", w.cancel)
-		case x < 0.89:
+		case x < 0.87:
 			w.after(t, "pause", w.pause)
-		case x < 0.92:
+		case x < 0.90:
 			w.after(t, "end instance", w.endInstance)
-		case x < 0.96:
+		case x < 0.94:
 			w.after(t, "reconfigure", w.reconfigure)
-		case x < 0.98:
+		case x < 0.955:
 			w.after(t, "vm dies", w.vmDies)
+		case x < 0.985:
+			w.after(t, "somebody", w.somebody)
 		default:
 			w.after(t, "spot notice", w.spotNotice)
 		}
@@ -162,12 +168,14 @@ func (w *world) reconfigure() {
 	c := w.cfg
 	c.Workers = append([]core.Worker(nil), c.Workers...)
 	i := w.rng.IntN(len(c.Workers))
-	switch w.rng.IntN(3) {
+	switch w.rng.IntN(4) {
 	case 0:
 		c.Workers[i].Spec += "x"
 	case 1:
 		c.Workers[i].BuildWaitTimeout = time.Duration(w.rng.IntN(3)-1) * time.Minute
 	case 2:
+		c.Workers[i].Idle = []string{core.IdleTerminate, core.IdleStop}[w.rng.IntN(2)]
+	case 3:
 		all := w.cfg
 		c.Workers = append(c.Workers[:i], c.Workers[i+1:]...)
 		w.apply(c)

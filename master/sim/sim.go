@@ -32,6 +32,7 @@ type Result struct {
 	Builds    int
 	Instances int
 	Crashes   int
+	Wakes     int            // of instances that were switched off
 	Faults    map[string]int // by kind
 }
 
@@ -82,7 +83,7 @@ func RunTwice(o Options) (Result, error) {
 
 func (w *world) result() Result {
 	return Result{Seed: w.seed, Hash: w.hash.Sum64(), Steps: w.steps, Requests: int(w.nextReq), Builds: len(w.disk.builds),
-		Instances: w.made, Crashes: w.crashes, Faults: w.faults}
+		Instances: w.made, Crashes: w.crashes, Wakes: w.wakes, Faults: w.faults}
 }
 
 // trace writes one line into the hash, and to a person if one watches.
@@ -121,7 +122,7 @@ func newWorld(o Options) *world {
 	w := &world{
 		seed: o.Seed, rng: rand.New(rand.NewPCG(o.Seed, 0x726f757365)), now: epoch, out: o.Trace, hash: fnv.New64a(), line: &strings.Builder{},
 		hours: o.Hours, quiet: o.Calm, calm: o.Calm, faults: map[string]int{}, rates: map[string]float64{}, agents: map[string][]*agent{}, vms: map[key]*vm{},
-		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, ordered: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
+		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, slept: map[key]time.Duration{}, offSince: map[key]time.Time{}, ordered: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
 	}
 	w.plan()
 	return w

@@ -45,7 +45,7 @@ func TestSeeds(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d steps, %d requests, %d builds, %d instances, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Crashes, total.Faults)
+	t.Logf("%d steps, %d requests, %d builds, %d instances, %d wakes, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Wakes, total.Crashes, total.Faults)
 	if *seeds < 200 || t.Failed() {
 		return
 	}
@@ -53,6 +53,9 @@ func TestSeeds(t *testing.T) {
 		if total.Faults[k.name] == 0 {
 			t.Errorf("fault %s never happened: the plan does not reach it", k.name)
 		}
+	}
+	if total.Wakes < *seeds {
+		t.Errorf("only %d wakes in %d seeds", total.Wakes, *seeds)
 	}
 	if total.Builds < 10**seeds {
 		t.Errorf("only %d builds in %d seeds: the days are too empty to show anything", total.Builds, *seeds)
@@ -65,6 +68,7 @@ func (r *Result) add(o Result) {
 	r.Builds += o.Builds
 	r.Instances += o.Instances
 	r.Crashes += o.Crashes
+	r.Wakes += o.Wakes
 	for k, n := range o.Faults {
 		r.Faults[k] += n
 	}

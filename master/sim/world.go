@@ -62,10 +62,13 @@ type world struct {
 
 	// What the oracles remember.
 	ended     map[reqID]int
-	ordered   map[key]bool   // somebody ordered its end
-	cancelled map[reqID]bool // somebody asked for that
-	jumps     []jump         // of the clock
-	ran       []time.Time    // when the scheduler's requests were stored
+	ordered   map[key]bool          // somebody ordered its end
+	cancelled map[reqID]bool        // somebody asked for that
+	jumps     []jump                // of the clock
+	ran       []time.Time           // when the scheduler's requests were stored
+	slept     map[key]time.Duration // how long an instance was off, before the last time
+	offSince  map[key]time.Time     // since when it was off, the last time
+	wakes     int
 	explained map[key]string // a fault broke the provider's promise for this instance: the sweep may have to act
 
 	out  io.Writer
@@ -265,6 +268,12 @@ func (w *world) effect(e core.Effect) {
 		w.inMaster(soon, "destroy "+string(e.Key), func() { w.destroy(e) })
 	case core.CheckInstance:
 		w.inMaster(soon, "check "+string(e.Key), func() { w.check(e) })
+	case core.StopInstance:
+		w.checkStop(e)
+		w.inMaster(soon, "stop "+string(e.Key), func() { w.stop(e) })
+	case core.StartInstance:
+		w.checkStart(e)
+		w.inMaster(soon, "start "+string(e.Key), func() { w.startVM(e) })
 	case core.ListInstances:
 		w.inMaster(soon, "list "+e.Provider, func() { w.list(e) })
 	case core.Admit:
@@ -272,6 +281,7 @@ func (w *world) effect(e core.Effect) {
 	case core.Hangup:
 		w.hangup(e)
 	case core.StartBuild:
+		w.checkBegun(e)
 		w.inMaster(soon, fmt.Sprintf("start build %d", e.Build.ID), func() { w.startBuild(e) })
 	case core.StopBuild:
 		w.inMaster(soon+time.Millisecond*50, fmt.Sprintf("stop build %d", e.Build), func() { w.stopBuild(e) })
@@ -279,7 +289,7 @@ func (w *world) effect(e core.Effect) {
 		w.checkEnded(e)
 	case core.Due:
 		w.inMaster(soon, "due "+e.Scheduler, func() { w.due(e) })
-	case core.Notify:
+	case core.Notify, core.ReadConsole:
 	}
 }
 
