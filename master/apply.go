@@ -94,8 +94,7 @@ func (m *master) change(ctx context.Context, t *turn, c change) (out api.Applied
 		return out, p, errors.Join(err, closeAll(g.fresh))
 	}
 	l := &loaded{cfg: cfg, snap: base.snap, meta: m.remember(c, cfg)}
-	same := sameText(cfg, base.snap)
-	if same && p.Next == p.Base {
+	if s := p.Summary; s.Add+s.Change+s.Replace+s.Remove == 0 && sameText(cfg, base.snap) { // what still drains does so without another generation
 		return out, p, errors.Join(m.note(ctx, l.meta), closeAll(g.fresh))
 	}
 	out.Changed, out.Generation = true, l.snap.Generation+1
@@ -209,26 +208,9 @@ func stale(e *api.Expect, now *plan.Plan) error {
 	if e == nil {
 		return nil
 	}
-	refuse := func(format string, args ...any) error {
-		return &api.Refused{Status: http.StatusConflict, Text: "The plan is stale: " + fmt.Sprintf(format, args...) + ". Nothing was changed. Make a new plan: rouse plan."}
-	}
-	switch {
-	case e.Master != now.Master:
-		return refuse("it was made for another master (%s, and this one is %s)", e.Master, now.Master)
-	case e.Base != now.Base:
-		return refuse("it starts from generation %d, and generation %d is in force", e.Base, now.Base)
-	case !now.Refreshed:
-		return nil
-	}
-	type part struct{ worker, attr string }
-	then := map[part]string{}
-	for _, r := range e.Resolved {
-		then[part{r.Worker, r.Attr}] = r.After
-	}
-	for _, r := range now.Resolved {
-		if was, ok := then[part{r.Worker, r.Attr}]; ok && was != r.After {
-			return refuse("%s of worker %s stood for %s, and stands for %s now", r.Attr, r.Worker, was, r.After)
-		}
+	then := plan.Plan{ID: e.Plan, Master: e.Master, Base: e.Base, Refreshed: len(e.Resolved) > 0, Resolved: e.Resolved}
+	if err := then.Stale(now); err != nil {
+		return &api.Refused{Status: http.StatusConflict, Text: capital(err.Error()) + ". Nothing was changed."}
 	}
 	return nil
 }

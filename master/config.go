@@ -262,8 +262,11 @@ func coreConfig(l *loaded, handles map[string]string, limits map[string]provider
 		w := &l.cfg.Workers[i]
 		cw := core.Worker{Name: w.Name, Provider: handles[w.Provider], MaxBuilds: w.MaxBuilds, MissingTimeout: w.MissingTimeout,
 			BuildWaitTimeout: w.BuildWaitTimeout, Locks: accesses(w.Locks), Spec: w.Spec, Price: w.Price}
-		if cw.Price == 0 {
-			cw.Price = prices[w.Spec].Running
+		if cw.Latent() {
+			cw.Idle, cw.StoppedPrice = w.Idle, prices[w.Spec].Stopped
+			if cw.Price == 0 {
+				cw.Price = prices[w.Spec].Running
+			}
 		}
 		c.Workers = append(c.Workers, cw)
 	}
