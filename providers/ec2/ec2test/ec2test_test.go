@@ -462,3 +462,32 @@ func TestWorldsAreAccountsOfTheirOwn(t *testing.T) {
 		t.Error("accounts share tokens")
 	}
 }
+
+func TestTwoMachinesOfOneWorkerAreSeen(t *testing.T) {
+	t.Parallel()
+	w := Start(t)
+	one := func(key string) string {
+		t.Helper()
+		params := launch("tok-"+key, key)
+		params[len(params)-1] = "w1"
+		return run(t, w, params...)
+	}
+	end := func(id string) {
+		t.Helper()
+		must[*Node](t, "TerminateInstances")(w.Client().Call(t.Context(), "TerminateInstances", "InstanceId.1", id))
+	}
+	end(one("k1"))
+	second := one("k2")
+	if a := audit(t, w); len(a.Beside) != 0 {
+		t.Errorf("a replacement counts: %+v", a)
+	}
+	third := one("k3")
+	if a := audit(t, w); len(a.Beside) != 1 || len(a.Duplicates) != 0 || a.Clean() {
+		t.Errorf("two at once: %+v", a)
+	}
+	end(second)
+	end(third)
+	if a := audit(t, w); a.String() != "launched=3 duplicates=1 leaked=0" {
+		t.Errorf("%s", a)
+	}
+}
