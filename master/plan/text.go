@@ -54,7 +54,9 @@ func (t *text) line(format string, args ...any) { fmt.Fprintf(t.w, format+"\n", 
 
 func (t *text) preface() {
 	p := t.p
-	if p.Offline {
+	if p.Offline && p.Base == 0 {
+		t.line("%s", t.paint("warning", "No master is running, and none has applied a configuration here: everything is new."))
+	} else if p.Offline {
 		t.line("%s", t.paint("warning", "No master is running: this compares the configuration with the state on disk."))
 	}
 	if !p.Refreshed && p.Base > 0 {
