@@ -3,6 +3,7 @@ package decode
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -10,14 +11,19 @@ import (
 	"github.com/rouse-ci/rouse/providers"
 )
 
-// BodyBlocks is Body for a body that also holds blocks without labels of the named types. A name may be both an attribute and a block.
+// BodyBlocks is Body for a body that also holds blocks of the named types. A name may be both an attribute and a block. A type may be followed by a
+// space and the name of its one label: "host NAME".
 func BodyBlocks(body hcl2.Body, ctx *hcl2.EvalContext, names, blocks []string) *Attrs {
 	schema := &hcl2.BodySchema{}
 	for _, n := range names {
 		schema.Attributes = append(schema.Attributes, hcl2.AttributeSchema{Name: n})
 	}
 	for _, b := range blocks {
-		schema.Blocks = append(schema.Blocks, hcl2.BlockHeaderSchema{Type: b})
+		header := hcl2.BlockHeaderSchema{Type: b}
+		if typ, label, ok := strings.Cut(b, " "); ok {
+			header = hcl2.BlockHeaderSchema{Type: typ, LabelNames: []string{label}}
+		}
+		schema.Blocks = append(schema.Blocks, header)
 	}
 	content, diags := body.Content(schema)
 	a := &Attrs{Diags: diags, ctx: ctx}

@@ -1,0 +1,125 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// maxConsole is how much of what a guest printed is kept.
+const maxConsole = 64 << 10
+
+// consoles keeps what guests print: a follower for each, which writes into a file.
+type consoles struct {
+	dir  string
+	mu   sync.Mutex
+	live map[providers.Key]*follower
+}
+
+// follower is the console of one guest.
+type follower struct {
+	mu      sync.Mutex
+	tail    []byte
+	file    *os.File
+	written int64
+	viewers map[chan []byte]bool
+	done    chan struct{}
+}
+
+// Write takes what the guest printed.
+func (f *follower) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tail = append(f.tail, b...)
+	if over := len(f.tail) - maxConsole; over > 0 {
+		f.tail = append(f.tail[:0], f.tail[over:]...)
+	}
+	for v := range f.viewers {
+		select {
+		case v <- append([]byte(nil), b...):
+		default: // somebody who does not read misses something
+		}
+	}
+	if f.file != nil && f.written < 16*maxConsole { // a file that is read after a restart only
+		n, _ := f.file.Write(b)
+		f.written += int64(n)
+	}
+	return len(b), nil
+}
+
+// follow begins to follow a guest's console, once.
+func (c *consoles) follow(p *provider, key providers.Key, l link) *follower {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.live[key]; f != nil {
+		return f
+	}
+	f := &follower{viewers: map[chan []byte]bool{}, done: make(chan struct{})}
+	f.file, _ = os.OpenFile(c.file(key), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) // without it, only a restart forgets
+	c.live[key] = f
+	p.work.Go(func() {
+		defer close(f.done)
+		if err := l.Console(p.ctx, domainName(key), f); err != nil && !errors.Is(err, context.Canceled) {
+			p.log.Debug("libvirt: console", "instance", key, "err", err)
+		}
+		c.mu.Lock()
+		delete(c.live, key)
+		c.mu.Unlock()
+		if f.file != nil {
+			_ = f.file.Close()
+		}
+	})
+	return f
+}
+
+func (c *consoles) file(key providers.Key) string { return filepath.Join(c.dir, string(key)+".log") }
+
+// forget removes what a guest printed, some time after its end: somebody may still ask why it failed.
+func (c *consoles) forget(key providers.Key) {
+	name := c.file(key)
+	if st, err := os.Stat(name); err == nil && time.Since(st.ModTime()) > time.Hour {
+		_ = os.Remove(name)
+	}
+}
+
+// Console implements providers.ConsoleReader.
+func (p *provider) Console(ctx context.Context, key providers.Key) ([]byte, error) {
+	if !key.Valid() {
+		return nil, providers.Errorf(providers.NotFound, "console", "%q is no key", key)
+	}
+	p.console.mu.Lock()
+	f := p.console.live[key]
+	p.console.mu.Unlock()
+	if f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return append([]byte(nil), f.tail...), nil
+	}
+	file, err := os.Open(p.console.file(key))
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := p.Get(ctx, key); err != nil {
+			return nil, err
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, providers.Errorf(providers.Transient, "console", "%w", err)
+	}
+	defer file.Close() //nolint:errcheck // only read
+	if st, err := file.Stat(); err == nil && st.Size() > maxConsole {
+		if _, err := file.Seek(-maxConsole, io.SeekEnd); err != nil {
+			return nil, providers.Errorf(providers.Transient, "console", "%w", err)
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(file, maxConsole))
+	if err != nil {
+		return nil, providers.Errorf(providers.Transient, "console", "%w", err)
+	}
+	return b, nil
+}

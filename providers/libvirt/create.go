@@ -1,0 +1,367 @@
+package libvirt
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// Create implements providers.Provider. The order makes it safe to repeat after a crash anywhere: first the record says on which host, then the
+// volumes are made, then the domain starts with its tags. Whoever finds volumes without a domain knows that nobody uses them.
+func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (providers.Instance, error) {
+	spec, ok := req.Spec.(Spec)
+	switch {
+	case !req.Key.Valid():
+		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "%q is no key", req.Key)
+	case !ok:
+		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "the specification is a %T, not one of libvirt's", req.Spec)
+	case req.Owner != p.owner || !owned(req.Key, req.Owner):
+		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "the key %s is not one of this master's", req.Key)
+	}
+	unlock, err := p.keys.lock(ctx, req.Key)
+	if err != nil {
+		return providers.Instance{}, err
+	}
+	defer unlock()
+	rec, known := p.records.load(req.Key)
+	if rec.Ended {
+		return providers.Instance{Key: req.Key, Worker: req.Worker, State: providers.Gone, Detail: "its end was asked for"}, nil
+	}
+	if known || p.mayExist(req.Key) { // an earlier call may have gone through
+		f, err := p.find(ctx, "create", req.Key)
+		switch {
+		case err != nil:
+			return providers.Instance{}, err
+		case f != nil && f.foreign:
+			return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "host %s has a domain %s that is not ours; it is left alone", f.host.Name, f.domain.Name)
+		case f != nil && f.domain != nil:
+			return p.instance(req.Key, f.host, f.domain), nil
+		case f != nil: // volumes that nobody uses
+			for _, v := range f.volumes {
+				if err := f.link.DeleteVolume(ctx, v.Pool, v.Name); err != nil {
+					return providers.Instance{}, classify("create", f.host.Name, err)
+				}
+			}
+		}
+	}
+	return p.make(ctx, req, spec, rec)
+}
+
+// mayExist says whether a key without a record could be there all the same: after the state directory was lost. Looking costs one call.
+func (p *provider) mayExist(providers.Key) bool { return true }
+
+func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec Spec, rec record) (in providers.Instance, err error) {
+	h, err := p.place(ctx, req.Key, spec, rec.Host)
+	if err != nil {
+		return in, err
+	}
+	defer func() {
+		if err != nil {
+			p.release(req.Key)
+		}
+	}()
+	l, err := h.link(ctx)
+	if err != nil {
+		return in, classify("create", h.Name, err)
+	}
+	m, err := p.materials(ctx, l, h, req.Worker, spec)
+	if err != nil {
+		return in, err
+	}
+	if n := p.records.users(m.base.Path, m.base.fingerprint()); n > 0 && spec.Clone == "overlay" {
+		return in, providers.Errorf(providers.BadConfig, "create",
+			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
+	}
+	rec = record{Host: h.Name, Pool: m.pool, Image: m.base.fingerprint(), At: time.Now()}
+	if err := p.records.save(req.Key, rec); err != nil {
+		return in, providers.Errorf(providers.Transient, "create", "remember the place of %s: %w", req.Key, err)
+	}
+	g := &guest{key: req.Key, spec: spec, machine: m.machine, kernel: m.kernel, initrd: m.initrd, tags: tags{
+		Owner: req.Owner, Key: req.Key, Worker: req.Worker, Created: rec.At.Unix(), Pool: m.pool, Image: rec.Image, Base: m.base.Name,
+		VCPUs: m.vcpus, Memory: m.memory, Graceful: int(spec.Graceful / time.Second)}}
+	if req.Agent.Orphan > 0 {
+		g.tags.Expiry = rec.At.Add(req.Agent.Orphan).Unix()
+	}
+	if g.agent, err = agentSettings(req); err != nil {
+		return in, providers.Errorf(providers.BadConfig, "create", "%w", err)
+	}
+	if err := p.volumes(ctx, l, g, m); err != nil {
+		return in, p.undo(l, h, g, m, err)
+	}
+	text, err := g.define(m.template)
+	if err != nil {
+		return in, p.undo(l, h, g, m, providers.Errorf(providers.BadConfig, "create", "%w", err))
+	}
+	if err := l.Start(ctx, text); err != nil {
+		if kindOf(err) == exists {
+			err = fmt.Errorf("a domain %s is there already", domainName(req.Key))
+		}
+		return in, p.undo(l, h, g, m, classify("create", h.Name, err))
+	}
+	p.console.follow(p, req.Key, l)
+	d := domain{Name: domainName(req.Key), UUID: uuidOf(req.Key), Power: powerOn, Tags: &g.tags}
+	return p.instance(req.Key, h, &d), nil
+}
+
+// undo removes the volumes of a create that has certainly failed. Where that is not certain, they stay: the domain may run from them.
+func (p *provider) undo(l link, h *host, g *guest, m *materials, err error) error {
+	if providers.ClassOf(err) == providers.Unknown {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	left, lookErr := volumesOf(ctx, l, m.pool, g.key)
+	for _, v := range left {
+		if delErr := l.DeleteVolume(ctx, v.Pool, v.Name); delErr != nil {
+			lookErr = delErr
+		}
+	}
+	if lookErr != nil { // then the answer must not be a certain no: somebody must come back for them
+		return providers.Errorf(providers.Unknown, "create", "%w; and its volumes on host %s could not be removed: %w", err, h.Name, lookErr)
+	}
+	return err
+}
+
+// materials are what a host has for an instance.
+type materials struct {
+	template       *libvirtxml.Domain // nil: the spec says it all
+	base           volume
+	pool           string // of the clone
+	machine        string
+	kernel, initrd string
+	vcpus          int
+	memory         int64
+}
+
+// materials finds the template, the base image and the kernel on a host.
+func (p *provider) materials(ctx context.Context, l link, h *host, worker string, spec Spec) (*materials, error) {
+	m := &materials{pool: p.cfg.Pool, machine: spec.Type, vcpus: spec.VCPUs, memory: spec.Memory}
+	bad := func(format string, args ...any) error {
+		return providers.Errorf(providers.BadConfig, "create", format, args...)
+	}
+	text := spec.XML
+	basePool, baseName, baseFile := p.cfg.Pool, "", ""
+	if name := spec.template(worker); name != "" {
+		d, err := l.Domain(ctx, name)
+		switch {
+		case err != nil && kindOf(err) == noDomain:
+			return nil, bad("host %s has no domain %q to make guests from, and the instance block says neither xml nor base_image", h.Name, name)
+		case err != nil:
+			return nil, classify("create", h.Name, err)
+		case d.Power != powerOff:
+			return nil, bad("the domain %q of host %s is a template and must be shut off; it is %s. It is left alone", name, h.Name, d.Power)
+		}
+		text = d.XML
+	}
+	if text != "" {
+		d, err := parseDomain(text, spec.Disk)
+		if err != nil {
+			return nil, bad("the definition for worker %s: %w", worker, err)
+		}
+		m.template = d
+		m.vcpus, m.memory = size(d)
+		var pool string
+		if pool, baseName, baseFile = diskSource(d, spec.Disk); pool != "" {
+			basePool = pool
+		}
+	}
+	if image := spec.image(); image != "" {
+		basePool, baseName, baseFile = p.cfg.Pool, image, ""
+		if path.IsAbs(image) {
+			baseName, baseFile = "", image
+		}
+	}
+	if spec.HDImage != "" && spec.BaseImage != "" && path.IsAbs(spec.HDImage) {
+		pool, err := l.PoolOf(ctx, path.Dir(spec.HDImage))
+		if err != nil {
+			return nil, classify("create", h.Name, err)
+		}
+		m.pool = pool
+	}
+	if baseName == "" && baseFile == "" {
+		return nil, bad("the disk of worker %s points at nothing: say base_image", worker)
+	}
+	var err error
+	if m.base, err = lookUp(ctx, l, h, basePool, baseName, baseFile); err != nil {
+		return nil, err
+	}
+	switch m.base.Format {
+	case "qcow2", "raw":
+	default:
+		return nil, bad("the base image %s of host %s is of format %s; a clone needs qcow2 or raw", m.base.Path, h.Name, m.base.Format)
+	}
+	for _, f := range []struct {
+		name string
+		to   *string
+	}{{spec.Kernel, &m.kernel}, {spec.Initrd, &m.initrd}} {
+		if f.name == "" {
+			continue
+		}
+		*f.to = f.name
+		if !path.IsAbs(f.name) {
+			v, err := lookUp(ctx, l, h, p.cfg.Pool, f.name, "")
+			if err != nil {
+				return nil, err
+			}
+			*f.to = v.Path
+		}
+	}
+	if m.machine == "" && (m.template == nil || m.template.Type == "") {
+		m.machine = h.accelerator(ctx, l)
+	}
+	return m, nil
+}
+
+// template is the name of the predefined domain that guests are made from, or "".
+func (s Spec) template(worker string) string {
+	switch {
+	case s.Domain != "":
+		return s.Domain
+	case s.XML != "" || s.image() != "":
+		return ""
+	}
+	return worker
+}
+
+// image is the base image that the configuration names, or "".
+func (s Spec) image() string {
+	if s.BaseImage != "" {
+		return s.BaseImage
+	}
+	return s.HDImage
+}
+
+// size is what a definition takes of its host.
+func size(d *libvirtxml.Domain) (vcpus int, memory int64) {
+	vcpus = 1
+	if d.VCPU != nil {
+		vcpus = max(1, int(d.VCPU.Value))
+	}
+	if m := d.Memory; m != nil {
+		unit := map[string]int64{"b": 1, "bytes": 1, "KB": 1e3, "": 1 << 10, "k": 1 << 10, "KiB": 1 << 10, "MB": 1e6, "M": 1 << 20, "MiB": 1 << 20,
+			"GB": 1e9, "G": 1 << 30, "GiB": 1 << 30, "TB": 1e12, "T": 1 << 40, "TiB": 1 << 40}[m.Unit]
+		memory = int64(m.Value) * unit
+	}
+	return vcpus, memory
+}
+
+// lookUp finds a volume by its name in a pool or by its path, whose directory becomes a pool if it is none yet.
+func lookUp(ctx context.Context, l link, h *host, pool, name, file string) (volume, error) {
+	if file != "" {
+		if v, err := l.VolumeByPath(ctx, file); err == nil {
+			return v, nil
+		}
+		var err error
+		if pool, err = l.PoolOf(ctx, path.Dir(file)); err != nil {
+			return volume{}, providers.Errorf(providers.BadConfig, "create", "host %s: %s is in no storage pool, and its directory cannot become one: %w", h.Name, file, err)
+		}
+		name = path.Base(file)
+	}
+	v, err := l.Volume(ctx, pool, name)
+	if err != nil && kindOf(err) == noVolume {
+		if err = l.Refresh(ctx, pool); err == nil {
+			v, err = l.Volume(ctx, pool, name)
+		}
+	}
+	switch kindOf(err) {
+	case noVolume:
+		return v, providers.Errorf(providers.BadConfig, "create", "host %s has no image %q in pool %s%s", h.Name, name, pool, among(ctx, l, pool))
+	case noPool:
+		return v, providers.Errorf(providers.BadConfig, "create", "host %s has no storage pool %q: define it (virsh pool-define-as %s dir --target /var/lib/libvirt/images; virsh pool-start %s) or say which (pool = …)",
+			h.Name, pool, pool, pool)
+	}
+	if err != nil {
+		return v, classify("create", h.Name, err)
+	}
+	return v, nil
+}
+
+// among lists what a pool has, for somebody who misspelt a name.
+func among(ctx context.Context, l link, pool string) string {
+	all, err := l.Volumes(ctx, pool)
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, v := range all {
+		if !strings.HasPrefix(v.Name, prefix) && len(names) < 10 {
+			names = append(names, v.Name)
+		}
+	}
+	if len(names) == 0 {
+		return "; the pool is empty"
+	}
+	return "; there are " + strings.Join(names, ", ")
+}
+
+// volumes makes an instance's disk, and its seed if it has one.
+func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) error {
+	name := prefix + string(g.key) + diskSuffix
+	if g.spec.Clone == "copy" {
+		text, err := whole(name, m.base.Format, m.base.Capacity)
+		if err != nil {
+			return err
+		}
+		if err := l.CopyVolume(ctx, m.pool, text, m.base.Pool, m.base.Name); err != nil {
+			return classify("create", "", err)
+		}
+	} else {
+		text, err := overlay(name, m.base)
+		if err != nil {
+			return err
+		}
+		if err := l.CreateVolume(ctx, m.pool, text); err != nil {
+			return classify("create", "", err)
+		}
+	}
+	var err error
+	if g.disk, err = l.Volume(ctx, m.pool, name); err != nil {
+		return classify("create", "", err)
+	}
+	g.nvram = path.Join(path.Dir(g.disk.Path), prefix+string(g.key)+nvramSuffix)
+	if g.spec.Identity != ByNoCloud {
+		return nil
+	}
+	iso, err := seedImage(g)
+	if err != nil {
+		return providers.Errorf(providers.BadConfig, "create", "make the seed image: %w", err)
+	}
+	seed := prefix + string(g.key) + seedSuffix
+	text, err := whole(seed, "raw", int64(len(iso)))
+	if err != nil {
+		return err
+	}
+	if err := l.CreateVolume(ctx, m.pool, text); err != nil {
+		return classify("create", "", err)
+	}
+	if err := l.Upload(ctx, m.pool, seed, bytes.NewReader(iso), int64(len(iso))); err != nil {
+		return classify("create", "", err)
+	}
+	v, err := l.Volume(ctx, m.pool, seed)
+	if err != nil {
+		return classify("create", "", err)
+	}
+	g.seed = v.Path
+	return nil
+}
+
+// agentSettings is the file that `rouse-worker run -config` reads.
+func agentSettings(req providers.CreateRequest) ([]byte, error) {
+	return json.Marshal(struct {
+		Master        string `json:"master"`
+		Name          string `json:"name"`
+		Token         string `json:"token"`
+		Instance      string `json:"instance"`
+		OrphanSeconds int64  `json:"orphan_seconds,omitempty"`
+		OnEnd         string `json:"on_end,omitempty"`
+		CAPEM         string `json:"ca_pem,omitempty"`
+	}{req.Agent.Master, req.Agent.Name, req.Agent.Token.Reveal(), string(req.Key), int64(req.Agent.Orphan / time.Second), "poweroff", string(req.Agent.TLSRoot)})
+}

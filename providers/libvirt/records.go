@@ -1,0 +1,138 @@
+package libvirt
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// record is what must be known of a key besides what the hosts say: where it was to be made, so that a repeated create cannot make it on two
+// hosts, and whether its end was asked for, so that no create follows.
+type record struct {
+	Host    string
+	Pool    string
+	Image   string // fingerprint of the base that its disk is a clone of
+	At      time.Time
+	Ended   bool
+	EndedAt time.Time
+}
+
+// keepEnded is how long the end of a key is remembered. A key is never used again; only a call that is still on its way could ask for it.
+const keepEnded = 24 * time.Hour
+
+// records are files, one for each key. All are in memory, too.
+type records struct {
+	dir string
+	mu  sync.Mutex
+	all map[providers.Key]record
+}
+
+func openRecords(dir string) (*records, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of instances: %w", err)
+	}
+	r := &records{dir: dir, all: map[providers.Key]record{}}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the records of instances: %w", err)
+	}
+	for _, n := range names {
+		key, ok := strings.CutSuffix(n.Name(), ".json")
+		if !ok || !providers.Key(key).Valid() {
+			_ = os.Remove(filepath.Join(dir, n.Name())) // a half-written one
+			continue
+		}
+		var rec record
+		b, err := os.ReadFile(filepath.Join(dir, n.Name()))
+		if err == nil {
+			err = json.Unmarshal(b, &rec)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the record of instance %s: %w", key, err)
+		}
+		if rec.Ended && time.Since(rec.EndedAt) > keepEnded {
+			_ = os.Remove(filepath.Join(dir, n.Name()))
+			continue
+		}
+		r.all[providers.Key(key)] = rec
+	}
+	return r, nil
+}
+
+func (r *records) load(k providers.Key) (record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := r.all[k]
+	return rec, ok
+}
+
+// save makes a record durable.
+func (r *records) save(k providers.Key, rec record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(r.dir, string(k)+".json")
+	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return err
+	}
+	if d, err := os.Open(r.dir); err == nil {
+		_ = d.Sync()
+		_ = d.Close()
+	}
+	r.all[k] = rec
+	return nil
+}
+
+// end remembers that the end of a key was asked for; the first time counts.
+func (r *records) end(k providers.Key) error {
+	rec, _ := r.load(k)
+	if rec.Ended {
+		return nil
+	}
+	rec.Ended, rec.EndedAt = true, time.Now()
+	return r.save(k, rec)
+}
+
+// pools are the pools that hold, or may hold, volumes of ours.
+func (r *records) pools() (out []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[string]bool{"": true}
+	for _, rec := range r.all {
+		if !seen[rec.Pool] {
+			seen[rec.Pool] = true
+			out = append(out, rec.Pool)
+		}
+	}
+	return out
+}
+
+// users counts the instances, not ended, whose disks are clones of a base at this path with another content than the one given.
+func (r *records) users(base, fingerprint string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rec := range r.all {
+		if !rec.Ended && rec.Image != fingerprint && strings.HasPrefix(rec.Image, base+"@") {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,108 @@
+package libvirt
+
+import (
+	"encoding/xml"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// tagSpace is the XML namespace of what rouse writes into a domain's metadata.
+const tagSpace = "urn:rouse-ci:libvirt:1"
+
+// tags say whose a domain is. They are part of the XML that it starts with, so no guest is ever anonymous.
+type tags struct {
+	XMLName  xml.Name        `xml:"urn:rouse-ci:libvirt:1 instance"`
+	Owner    providers.Owner `xml:"owner,attr"`
+	Key      providers.Key   `xml:"key,attr"`
+	Worker   string          `xml:"worker,attr"`
+	Created  int64           `xml:"created,attr"`            // Unix time
+	Expiry   int64           `xml:"expiry,attr,omitempty"`   // when its agent, left alone from the start, has ended it
+	Pool     string          `xml:"pool,attr,omitempty"`     // where its volumes are
+	Image    string          `xml:"image,attr,omitempty"`    // fingerprint of the base image
+	Base     string          `xml:"base,attr,omitempty"`     // and its name
+	VCPUs    int             `xml:"vcpus,attr,omitempty"`    // what it takes of its host
+	Graceful int             `xml:"graceful,attr,omitempty"` // seconds that an ACPI shutdown may take
+	Memory   int64           `xml:"memory,attr,omitempty"`   // bytes
+	Fast     bool            `xml:"restored,attr,omitempty"` // from a template's memory
+}
+
+func (t tags) createdAt() time.Time { return time.Unix(t.Created, 0) }
+
+// parseTags reads our element of a domain's metadata; nil if it is none of ours.
+func parseTags(text string) *tags {
+	var e struct {
+		XMLName xml.Name
+		tags
+	}
+	if err := xml.NewDecoder(strings.NewReader(text)).Decode(&e); err != nil || e.XMLName.Local != "instance" || e.Owner == "" || !e.Key.Valid() {
+		return nil
+	}
+	return &e.tags
+}
+
+// String is the element as libvirt wants it: with a prefix of its own, which encoding/xml cannot write.
+func (t tags) String() string {
+	b, err := xml.Marshal(struct {
+		XMLName xml.Name `xml:"rouse:instance"`
+		Space   string   `xml:"xmlns:rouse,attr"`
+		tags
+	}{Space: tagSpace, tags: t})
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// prefix begins the names of all domains and volumes of ours.
+const prefix = "rouse-"
+
+// domainName is the name of an instance's domain. A key begins with the owner, so no two masters ever use the same.
+func domainName(k providers.Key) string { return prefix + string(k) }
+
+// The volumes of an instance are named after its key too, so that they are found when its domain has gone.
+const (
+	diskSuffix  = ".qcow2"
+	seedSuffix  = ".seed.iso"
+	nvramSuffix = ".nvram.fd"
+	saveSuffix  = ".save"
+)
+
+// keyOfVolume returns the key of the instance that a volume belongs to.
+func keyOfVolume(name string) (providers.Key, bool) {
+	rest, ok := strings.CutPrefix(name, prefix)
+	if !ok {
+		return "", false
+	}
+	for _, suffix := range []string{seedSuffix, nvramSuffix, saveSuffix, diskSuffix} {
+		if k, ok := strings.CutSuffix(rest, suffix); ok {
+			return providers.Key(k), providers.Key(k).Valid()
+		}
+	}
+	return "", false
+}
+
+// owned says whether a key was chosen by the owner: "<owner>-<worker>-<n>".
+func owned(k providers.Key, owner providers.Owner) bool {
+	rest, ok := strings.CutPrefix(string(k), string(owner)+"-")
+	if !ok {
+		return false
+	}
+	i := strings.LastIndexByte(rest, '-')
+	if i <= 0 {
+		return false
+	}
+	_, err := strconv.ParseUint(rest[i+1:], 10, 63)
+	return err == nil
+}
+
+// workerOf returns the worker's name that a key of the owner holds.
+func workerOf(k providers.Key, owner providers.Owner) string {
+	rest := strings.TrimPrefix(string(k), string(owner)+"-")
+	if i := strings.LastIndexByte(rest, '-'); i > 0 {
+		return rest[:i]
+	}
+	return rest
+}
