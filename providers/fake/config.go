@@ -29,6 +29,11 @@ type Config struct {
 	HangRate         float64       // hang_rate: any call hangs until its context ends; nothing done
 	BootFailureRate  float64       // the instance ends by itself when it should come to run
 	LoseDestroyRate  float64       // lose_destroy_rate: an accepted destroy is forgotten
+	StopDelay        time.Duration // from Stop to stopped
+	StopErrorRate    float64       // fails with class transient, nothing done
+	LoseStopRate     float64       // lose_stop_rate: an accepted stop is forgotten
+	StartErrorRate   float64       // start_error_rate: fails, nothing done…
+	StartErrorClass  string        // …with this class; default "no-capacity"
 	ListDoubleRate   float64       // list_double_rate: the list holds every instance twice
 	ListStale        time.Duration // list_stale: the list shows what was there so long ago
 }
@@ -41,22 +46,29 @@ type Spec struct {
 	NeverRuns   bool          // stays pending
 	NoAgent     bool          // no_agent: OnRunning is not called
 	Detail      string        // for people
+	StartError  string        // a class: Start always fails so
+	NoHibernate bool          // it can be stopped, but not with its memory kept
+	Type        string        // facts of the instance
+	Market      string
+	Console     string // what it prints; "": a line or two
 }
 
 var classes = []string{"unknown", "transient", "throttled", "no-capacity", "over-quota", "bad-config", "unauthorized"}
 
 // DecodeProvider implements providers.Kind.
 func (*Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Diagnostics) {
-	c := Config{CreateErrorClass: "transient"}
+	c := Config{CreateErrorClass: "transient", StartErrorClass: "no-capacity"}
 	rates := map[string]*float64{
 		"create_error_rate": &c.CreateErrorRate, "destroy_error_rate": &c.DestroyErrorRate, "get_error_rate": &c.GetErrorRate,
 		"list_error_rate": &c.ListErrorRate, "fail_after_rate": &c.FailAfterRate, "hang_rate": &c.HangRate,
 		"boot_failure_rate": &c.BootFailureRate, "lose_destroy_rate": &c.LoseDestroyRate, "list_double_rate": &c.ListDoubleRate,
+		"stop_error_rate": &c.StopErrorRate, "lose_stop_rate": &c.LoseStopRate, "start_error_rate": &c.StartErrorRate,
 	}
 	durations := map[string]*time.Duration{
 		"boot_delay": &c.BootDelay, "destroy_delay": &c.DestroyDelay, "call_delay": &c.CallDelay, "list_stale": &c.ListStale,
+		"stop_delay": &c.StopDelay,
 	}
-	names := []string{"place", "seed", "capacity", "quota", "create_error_class"}
+	names := []string{"place", "seed", "capacity", "quota", "create_error_class", "start_error_class"}
 	names = slices.AppendSeq(names, sortedKeys(rates))
 	names = slices.AppendSeq(names, sortedKeys(durations))
 	a := decode.Body(body, ctx, names...)
@@ -65,6 +77,7 @@ func (*Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Di
 	a.Int("capacity", &c.Capacity, 0, 1_000_000)
 	a.Int("quota", &c.Quota, 0, 1_000_000)
 	a.OneOf("create_error_class", &c.CreateErrorClass, classes...)
+	a.OneOf("start_error_class", &c.StartErrorClass, classes...)
 	for name := range sortedKeys(rates) {
 		a.Rate(name, rates[name])
 	}
@@ -82,14 +95,20 @@ func (*Kind) Place(config any) string {
 
 // DecodeInstance implements providers.Kind.
 func (*Kind) DecodeInstance(_ any, body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Diagnostics) {
-	s := Spec{BootDelay: -1}
-	a := decode.Body(body, ctx, "boot_delay", "create_error", "boot_failure", "never_runs", "no_agent", "detail")
+	s := Spec{BootDelay: -1, Type: "fake.small", Market: "on-demand"}
+	a := decode.Body(body, ctx, "boot_delay", "create_error", "boot_failure", "never_runs", "no_agent", "detail", "start_error", "no_hibernate", "type",
+		"market", "console")
 	a.Duration("boot_delay", &s.BootDelay)
 	a.OneOf("create_error", &s.CreateError, classes...)
 	a.Bool("boot_failure", &s.BootFailure)
 	a.Bool("never_runs", &s.NeverRuns)
 	a.Bool("no_agent", &s.NoAgent)
 	a.String("detail", &s.Detail)
+	a.OneOf("start_error", &s.StartError, classes...)
+	a.Bool("no_hibernate", &s.NoHibernate)
+	a.String("type", &s.Type)
+	a.OneOf("market", &s.Market, "on-demand", "spot")
+	a.String("console", &s.Console)
 	return s, a.Diags
 }
 

@@ -142,7 +142,11 @@ type instance struct {
 	failed    time.Time // when it ends by itself; zero: never
 	destroyed time.Time // when a destroy was accepted; zero: never
 	gone      time.Time // when that will be done
+	halted    time.Time // when a stop was accepted; zero: it is on
+	off       time.Time // when that will be done
 	detail    string
+	place     string
+	spec      Spec
 
 	boot *time.Timer // calls OnRunning
 	up   chan struct{}
@@ -155,8 +159,12 @@ func (in *instance) state(now time.Time) providers.State {
 		return providers.Gone
 	case passed(in.destroyed):
 		return providers.Stopping
-	case passed(in.failed):
+	case passed(in.failed) && !passed(in.off):
 		return providers.Failed
+	case passed(in.off):
+		return providers.Stopped
+	case passed(in.halted):
+		return providers.Stopping
 	case passed(in.running):
 		return providers.Running
 	default:
@@ -170,7 +178,7 @@ func (in *instance) shown(now time.Time) providers.Instance {
 	if detail == "" {
 		detail = "fake machine"
 	}
-	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created}
+	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created, Facts: in.facts()}
 }
 
 // list returns what existed at a time, sorted. The caller holds mu.

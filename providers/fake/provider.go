@@ -84,11 +84,8 @@ func (p *provider) make(req providers.CreateRequest, spec Spec, dud bool) (provi
 		return refuse(providers.OverQuota, op, "all %d machines of this owner are in use", p.cfg.Quota)
 	}
 	w.forget(now)
-	delay := p.cfg.BootDelay
-	if spec.BootDelay >= 0 {
-		delay = spec.BootDelay
-	}
-	in := &instance{key: req.Key, owner: req.Owner, worker: req.Worker, created: now, detail: spec.Detail}
+	in := &instance{key: req.Key, owner: req.Owner, worker: req.Worker, created: now, detail: spec.Detail, place: p.cfg.Place, spec: spec}
+	delay := in.bootDelay(p.cfg)
 	switch {
 	case dud || spec.BootFailure:
 		in.failed, in.detail = now.Add(delay), "boot failure"

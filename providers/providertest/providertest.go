@@ -75,6 +75,10 @@ func Run(t *testing.T, open func(t *testing.T) Setup) {
 		{"LimitsAreStated", testLimits},
 		{"Console", testConsole},
 		{"Check", testCheck},
+		{"FactsAreTheSameInGetAndList", testFacts},
+		{"StopAndStartKeepTheInstance", testSleep},
+		{"StoppedInstanceIsDestroyedWithoutBeingStarted", testSleepDestroy},
+		{"StopAndStartInAnyState", testSleepAnyState},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
