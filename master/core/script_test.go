@@ -30,6 +30,7 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 //	leave W | sweep [P] | reap KEY | strays
 //	scheduler NAME every=D | scheduled NAME [no]
 //	list P [KEY[:stopped]…] [age=D] | crash | stop POLICY | explain ID
+//	remove NAME | builds | timers
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txt")
@@ -60,6 +61,7 @@ type script struct {
 	s       *core.State
 	disk    *disk
 	cfg     core.Config
+	applied []core.Config
 	now     time.Time
 	timers  map[string]core.SetTimer
 	ops     map[string]model.OpID // "create w1" -> in flight
@@ -150,14 +152,18 @@ func (s *script) order(verb string, args []string) {
 		w := core.Worker{Name: p[0], Provider: o["provider"], MaxBuilds: num(o["max"], 0), MissingTimeout: s.dur(o["missing"], 20*time.Minute),
 			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"], Idle: o["idle"]}
 		if i := slices.IndexFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == w.Name }); i >= 0 {
+			s.cfg.Workers = slices.Clone(s.cfg.Workers)
 			s.cfg.Workers[i] = w
 		} else {
 			s.cfg.Workers = append(s.cfg.Workers, w)
 		}
 	case "remove":
-		s.cfg.Workers = slices.DeleteFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == p[0] })
+		s.cfg.Workers = slices.DeleteFunc(slices.Clone(s.cfg.Workers), func(x core.Worker) bool { return x.Name == p[0] })
+		s.cfg.Builders = slices.DeleteFunc(slices.Clone(s.cfg.Builders), func(x core.Builder) bool { return x.Name == p[0] })
+		s.cfg.Locks = slices.DeleteFunc(slices.Clone(s.cfg.Locks), func(x core.Lock) bool { return x.Name == p[0] })
+		s.cfg.Schedulers = slices.DeleteFunc(slices.Clone(s.cfg.Schedulers), func(x core.Scheduler) bool { return x.Name == p[0] })
 	case "builder":
-		s.cfg.Builders = append(s.cfg.Builders, core.Builder{Name: p[0], Workers: strings.Split(o["workers"], ","), Locks: accesses(o["lock"]),
+		s.cfg.Builders = append(slices.DeleteFunc(slices.Clone(s.cfg.Builders), func(x core.Builder) bool { return x.Name == p[0] }), core.Builder{Name: p[0], Workers: strings.Split(o["workers"], ","), Locks: accesses(o["lock"]),
 			Collapse: slices.Contains(p, "collapse"), MaxAttempts: num(o["attempts"], 5)})
 	case "lock":
 		s.cfg.Locks = append(s.cfg.Locks, core.Lock{Name: p[0], Max: num(o["max"], 1), PerWorker: slices.Contains(p, "worker")})
@@ -173,6 +179,7 @@ func (s *script) order(verb string, args []string) {
 		s.step(ev)
 	case "apply":
 		s.cfg.Generation++
+		s.applied = append(s.applied, s.cfg)
 		s.step(core.ConfigApplied{Config: s.cfg})
 	case "submit":
 		var reqs []core.Request
@@ -238,7 +245,15 @@ func (s *script) order(verb string, args []string) {
 		s.forget()
 		s.s = core.Restore(s.disk.saved())
 		s.step(core.Restarted{})
-		s.step(core.ConfigApplied{Config: s.cfg})
+		s.step(core.ConfigApplied{Config: s.withRetired()})
+	case "builds":
+		for _, b := range s.s.Snapshot(s.now).Builds {
+			fmt.Fprintf(&s.out, "    build %d of %s: generation %d, requests %v, locks %v\n", b.ID, b.Builder, b.Generation, b.Requests, b.Locks)
+		}
+	case "timers":
+		for _, tm := range s.s.Snapshot(s.now).Timers {
+			fmt.Fprintf(&s.out, "    %s at %s\n", tm.Name, tm.At.Format(time.TimeOnly))
+		}
 	case "stop":
 		s.step(core.Stopping{Policy: map[string]core.StopPolicy{"keep": core.StopKeep, "drain": core.StopDrain, "terminate": core.StopTerminate}[p[0]]})
 	case "sweep":
@@ -258,6 +273,24 @@ func (s *script) order(verb string, args []string) {
 	default:
 		s.t.Fatalf("unknown order %q", verb)
 	}
+}
+
+// withRetired is the configuration as a master that starts gives it to the core: with the builders of older ones that have something to do.
+func (s *script) withRetired() core.Config {
+	c := s.cfg
+	for _, r := range s.disk.saved().Requests {
+		has := func(b core.Builder) bool { return b.Name == r.Builder }
+		if slices.ContainsFunc(c.Builders, has) || slices.ContainsFunc(c.Retired, has) {
+			continue
+		}
+		for _, old := range slices.Backward(s.applied) {
+			if i := slices.IndexFunc(old.Builders, has); i >= 0 {
+				c.Retired, c.RetiredLocks = append(c.Retired, old.Builders[i]), append(c.RetiredLocks, old.Locks...)
+				break
+			}
+		}
+	}
+	return c
 }
 
 func (s *script) answer(verb string, p []string) {

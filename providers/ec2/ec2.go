@@ -33,7 +33,12 @@ const (
 )
 
 var (
-	_ providers.PlaceKind = Kind{}
+	_ providers.Kind          = Kind{}
+	_ providers.PlaceKind     = Kind{}
+	_ providers.SleepKind     = Kind{}
+	_ providers.Provider      = (*provider)(nil)
+	_ providers.Sleeper       = (*provider)(nil)
+	_ providers.ConsoleReader = (*provider)(nil)
 )
 
 // maxChoices bounds the choices of type and place that are tried for one launch; maxUserText the bytes of user_data before compression.

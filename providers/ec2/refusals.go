@@ -1,0 +1,79 @@
+package ec2
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// refusals remembers, for all workers of a provider, where EC2 had no machine: such a choice is passed over until its cool-down is over, and
+// then one launch tries whether it is still so before others follow.
+type refusals struct {
+	mu sync.Mutex
+	m  map[string]*refusal
+}
+
+type refusal struct {
+	why     string
+	at      time.Time
+	times   int
+	until   time.Time
+	probing time.Time // when a launch was let through to see; zero if none is under way
+}
+
+const (
+	coolFirst = 30 * time.Second // after the first refusal; it doubles…
+	coolMost  = 10 * time.Minute // …up to this
+	probeTime = time.Minute      // a probe that has not come back counts as lost
+)
+
+// pass says whether a choice may be tried now, or why not.
+func (r *refusals) pass(c choice, now time.Time) (why string, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.m[c.String()]
+	switch {
+	case e == nil:
+		return "", true
+	case now.Before(e.until):
+		return fmt.Sprintf("%s (refused %s ago; tried again in %s)", e.why, now.Sub(e.at).Round(time.Second), e.until.Sub(now).Round(time.Second)), false
+	case !e.probing.IsZero() && now.Sub(e.probing) < probeTime:
+		return e.why + " (another launch is trying it now)", false
+	}
+	e.probing = now
+	return "", true
+}
+
+// refused notes that EC2 said no.
+func (r *refusals) refused(c choice, why string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.m == nil {
+		r.m = map[string]*refusal{}
+	}
+	e := r.m[c.String()]
+	if e == nil {
+		e = &refusal{}
+		r.m[c.String()] = e
+	}
+	if now.Before(e.until) {
+		return // launches that were under way together count once
+	}
+	cool := min(coolFirst<<min(e.times, 8), coolMost)
+	e.times++
+	e.why, e.at, e.until, e.probing = why, now, now.Add(cool), time.Time{}
+}
+
+// settled notes that a launch of this choice was made, or failed for a reason that has nothing to do with capacity.
+func (r *refusals) settled(c choice, made bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.m[c.String()]
+	if e == nil {
+		return
+	}
+	e.probing = time.Time{}
+	if made {
+		delete(r.m, c.String())
+	}
+}
