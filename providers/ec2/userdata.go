@@ -71,6 +71,7 @@ type agentJSON struct {
 	OrphanSeconds int64  `json:"orphan_seconds,omitempty"`
 	OnEnd         string `json:"on_end"`
 	CAPEM         string `json:"ca_pem,omitempty"`
+	Watch         string `json:"watch"` // whom the agent asks whether the machine is taken back
 }
 
 // script is the part that starts the agent.
@@ -113,7 +114,7 @@ func userData(s Spec, key providers.Key, agent providers.Agent) ([]byte, error) 
 func withAgent(text string, key providers.Key, a providers.Agent) ([]byte, error) {
 	conf, err := json.Marshal(agentJSON{
 		Master: a.Master, Name: a.Name, Token: a.Token.Reveal(), Instance: string(key), OrphanSeconds: int64((a.Orphan + time.Second - 1) / time.Second),
-		OnEnd: "poweroff", CAPEM: string(a.TLSRoot),
+		OnEnd: "poweroff", CAPEM: string(a.TLSRoot), Watch: "ec2",
 	})
 	if err != nil {
 		return nil, err
