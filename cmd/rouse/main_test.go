@@ -39,6 +39,9 @@ func TestScript(t *testing.T) {
 					w.Result = model.Failure
 				}
 			}
+			if filepath.Base(e.WorkDir) == "script-reap" {
+				w.AddStrays()
+			}
 			ctx, cancel := context.WithCancel(context.Background())
 			ended := make(chan error, 1)
 			go func() { ended <- w.Server(nil).Serve(ctx, l) }()

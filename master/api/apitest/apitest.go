@@ -116,11 +116,35 @@ func (w *World) Do(_ context.Context, ev core.Event) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.Events = append(w.Events, ev)
+	switch ev := ev.(type) {
+	case core.SweepAsked:
+		w.Live.Providers = slices.Clone(w.Live.Providers)
+		for i := range w.Live.Providers {
+			w.Live.Providers[i].Lists++
+		}
+	case core.ReapAsked:
+		w.Live.Strays = slices.DeleteFunc(slices.Clone(w.Live.Strays), func(v core.StrayView) bool { return v.Key == ev.Key })
+	}
 	return nil
 }
 
+// AddStrays adds instances that no record knows: one that may be destroyed, and one that is too young.
+func (w *World) AddStrays() {
+	w.Live.Strays = []core.StrayView{
+		{Sighting: core.Sighting{Key: "abc-linux-1-9", ProviderID: "4712", State: core.SightRunning, CreatedAt: At(time.Hour)}, Provider: "here",
+			FirstSeen: At(3 * time.Second), Sightings: 2, Grace: time.Minute, Sure: true},
+		{Sighting: core.Sighting{Key: "abc-linux-2-4", State: core.SightPending, CreatedAt: At(10 * time.Second)}, Provider: "here",
+			FirstSeen: At(3 * time.Second), Sightings: 2, Grace: time.Minute},
+	}
+}
+
 // Snapshot implements api.Engine.
-func (w *World) Snapshot(context.Context) (*core.Snapshot, error) { return &w.Live, nil }
+func (w *World) Snapshot(context.Context) (*core.Snapshot, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.Live
+	return &c, nil
+}
 
 // Explain implements api.Engine.
 func (w *World) Explain(_ context.Context, id model.RequestID) (core.Explanation, error) {
