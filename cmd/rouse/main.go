@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/ec2"
 	"github.com/rouse-ci/rouse/providers/fake"
 	"github.com/rouse-ci/rouse/providers/libvirt"
 	"github.com/rouse-ci/rouse/providers/local"
@@ -25,7 +26,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // kinds is the only list of provider kinds.
 func kinds() map[string]providers.Kind {
 	m := map[string]providers.Kind{}
-	for _, k := range []providers.Kind{local.Kind{}, libvirt.Kind{}, fake.New(fake.Options{})} {
+	for _, k := range []providers.Kind{local.Kind{}, ec2.Kind{}, libvirt.Kind{}, fake.New(fake.Options{})} {
 		m[k.Name()] = k
 	}
 	return m
