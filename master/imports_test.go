@@ -60,6 +60,10 @@ var rules = []rule{
 			"database/sql/driver", "modernc.org/sqlite/...", "github.com/jackc/...", "github.com/lib/pq", "github.com/mattn/go-sqlite3", "github.com/ncruces/go-sqlite3/...",
 		},
 	},
+	{
+		in: []string{"..."}, but: []string{"providers/ec2"}, tests: true, forbid: []string{"github.com/aws/..."},
+		reason: "3: one package speaks to AWS: its client takes a minute and gigabytes to compile",
+	},
 	{in: []string{"..."}, but: []string{"cmd/..."}, forbid: []string{"cmd/..."}, reason: "programs are at the top", tests: true},
 	{
 		in:     []string{"master/engine/...", "master/session/...", "master/store/...", "master/steplog/...", "master/sim/..."},
@@ -126,6 +130,8 @@ func TestEachRuleIsSeenToFail(t *testing.T) {
 		{"master/engine/x.go", `import "github.com/rouse-ci/rouse/providers/local"`, "3, 5: nothing but cmd"},
 		{"master/api/x.go", `import "github.com/prometheus/client_golang/prometheus"`, "5: metrics"},
 		{"master/engine/x_test.go", `import _ "modernc.org/sqlite"`, "5: only stores"},
+		{"master/x_test.go", `import "github.com/aws/aws-sdk-go-v2/service/ec2"`, "3: one package"},
+		{"providers/ec2/ec2test/x.go", `import "github.com/aws/smithy-go"`, "3: one package"},
 		{"master/x.go", `import "github.com/rouse-ci/rouse/cmd/rouse"`, "programs are at the top"},
 		{"master/engine/x.go", `import "github.com/rouse-ci/rouse/hcl"`, "3: what runs"},
 		{"master/notify/x.go", `import "github.com/rouse-ci/rouse/master/core"`, "3: who is told"},
