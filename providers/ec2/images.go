@@ -193,7 +193,7 @@ func imageOf(i *types.Image) image {
 
 // Resolve implements providers.Resolver: what moves is an image that is chosen by a filter, and a launch template's newest version.
 func (c *chooser) Resolve(ctx context.Context, spec any) ([]providers.Resolved, error) {
-	s, err := specOf("resolve", spec)
+	s, err := checkSpec("resolve", spec)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func (c *chooser) templateVersion(ctx context.Context, t LaunchTemplate) (string
 // Images implements providers.ImageLister. That all candidates are refused is no error; that there is none is one, and says which condition
 // leaves none.
 func (c *chooser) Images(ctx context.Context, spec any) ([]providers.Image, error) {
-	s, err := specOf("images", spec)
+	s, err := checkSpec("images", spec)
 	if err != nil {
 		return nil, err
 	}
@@ -354,13 +354,4 @@ func sentence(found []culprit) string {
 	}
 	s := strings.Join(all, ", ") + "."
 	return strings.ToUpper(s[:1]) + s[1:]
-}
-
-// specOf is the spec that the contract passes as any.
-func specOf(op string, spec any) (Spec, error) {
-	s, ok := spec.(Spec)
-	if !ok {
-		return Spec{}, providers.Errorf(providers.BadConfig, op, "the specification is a %T, not one of ec2's", spec)
-	}
-	return s, nil
 }

@@ -18,7 +18,7 @@ import (
 // shortage has put elsewhere cost something else. What stopped instances cost is an estimate: all their disks as gp3 volumes at the price of
 // us-east-1. It is never an error that a price is not known: then it is 0, and Source says so.
 func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) {
-	s, err := specOf("price", spec)
+	s, err := checkSpec("price", spec)
 	if err != nil {
 		return providers.Price{}, err
 	}
@@ -27,7 +27,7 @@ func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) 
 	}
 	zone := ""
 	if len(s.Zones) > 0 && len(s.Subnets) == 0 {
-		zone = zoneName(c.region, s.Zones[0])
+		zone = wholeZone(c.region, s.Zones[0])
 	}
 	p := c.runningPrice(ctx, s.Market, s.Types[0], zone)
 	p.Stopped = diskPrice(c.diskGiB(ctx, s))
@@ -131,12 +131,4 @@ func (c *chooser) imageDisks(ctx context.Context, s Spec) (image, error) {
 		}
 		return images[0], nil
 	})
-}
-
-// zoneName is a zone's whole name: a letter is one of the region.
-func zoneName(region, zone string) string {
-	if len(zone) == 1 {
-		return region + zone
-	}
-	return zone
 }
