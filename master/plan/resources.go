@@ -131,8 +131,14 @@ func (pl *planner) master() {
 	if len(c.Attributes) > 0 {
 		c.Action = Update
 		if pl.Old == nil {
-			c.Action, c.Unchanged = Create, 0
+			c.Action = Create
+			for i := range c.Attributes {
+				c.Attributes[i].Before = nil
+			}
 		}
+	}
+	if c.Action != Update {
+		c.Unchanged = 0
 	}
 	pl.p.Changes = append(pl.p.Changes, c)
 }
