@@ -259,6 +259,17 @@ func TestStatesPassByOrGoStale(t *testing.T) {
 	until(t, "terminated", func() bool { return seen(t, w)[id] == "terminated" })
 }
 
+func TestBackdatedInstanceLooksOld(t *testing.T) {
+	t.Parallel()
+	w := Start(t)
+	id := run(t, w, launch("tok", "k")...)
+	w.Backdate(id, time.Hour)
+	text := must[*Node](t, "DescribeInstances")(w.Client().Call(t.Context(), "DescribeInstances")).Find("launchTime").Text
+	if at, err := time.Parse(time.RFC3339, text); err != nil || time.Since(at) < time.Hour || time.Since(at) > 2*time.Hour {
+		t.Errorf("launched at %s (%v)", text, err)
+	}
+}
+
 func TestStopAndStart(t *testing.T) {
 	t.Parallel()
 	w := Start(t)

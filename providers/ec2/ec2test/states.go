@@ -29,6 +29,7 @@ type overlay struct {
 	state        state     // is shown until then
 	until        time.Time
 	code, reason string // state reason, for ever
+	older        time.Duration
 }
 
 // overlay is called with the lock.
@@ -53,6 +54,9 @@ func (w *World) paint(in *Node, now time.Time) {
 		s.set("code", strconv.Itoa(o.state.code))
 		s.set("name", o.state.name)
 	}
+	if at, err := time.Parse(time.RFC3339, in.S("launchTime")); err == nil && o.older > 0 {
+		in.set("launchTime", at.Add(-o.older).UTC().Format("2006-01-02T15:04:05.000Z"))
+	}
 	if o.code != "" {
 		r := in.set("stateReason", "")
 		r.set("code", o.code)
@@ -67,7 +71,7 @@ func (w *World) show(body []byte) ([]byte, error) {
 	w.mu.Lock()
 	plain := true
 	for _, o := range w.overlays {
-		plain = plain && o.code == "" && !now.Before(o.hidden) && !now.Before(o.until)
+		plain = plain && o.code == "" && o.older == 0 && !now.Before(o.hidden) && !now.Before(o.until)
 	}
 	w.mu.Unlock()
 	if plain {
@@ -92,6 +96,13 @@ func (w *World) show(body []byte) ([]byte, error) {
 		set.Kids = kept
 	}
 	return []byte(n.render()), nil
+}
+
+// Backdate lets an instance look as if it had been launched so much earlier.
+func (w *World) Backdate(id string, by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.overlay(id).older = by
 }
 
 func (w *World) hides(id string, now time.Time) bool {
