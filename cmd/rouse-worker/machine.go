@@ -11,7 +11,8 @@ import (
 )
 
 // A virtual machine can carry the agent's settings itself: -config smbios: finds them in the OEM strings (type 11) that its hypervisor gave it, as
-// "rouse.agent=" and the JSON in base64. Only root can read them, and there is no file and no disk to write them to.
+// "rouse.agent=" and the JSON in base64. Only root can read them, and there is no file and no disk to write them to. A machine that is to be
+// saved and restored many times has "rouse.wait=" and the name of a port instead.
 const (
 	fromSMBIOS  = "smbios:"
 	smbiosLabel = "rouse.agent="
@@ -31,6 +32,9 @@ func readSMBIOS() ([]byte, error) {
 			return nil, err
 		}
 		for _, s := range oemStrings(raw) {
+			if port, ok := strings.CutPrefix(s, waitLabel); ok {
+				return awaitOrder(port)
+			}
 			if text, ok := strings.CutPrefix(s, smbiosLabel); ok {
 				b, err := base64.StdEncoding.DecodeString(text)
 				if err != nil {

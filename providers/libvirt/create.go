@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -93,6 +94,9 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 	if g.agent, err = agentSettings(req); err != nil {
 		return in, providers.Errorf(providers.BadConfig, "create", "%w", err)
 	}
+	if spec.Fast && p.fromMemory(ctx, l, h, g, m) {
+		return p.started(req.Key, h, l, g), nil
+	}
 	if err := p.volumes(ctx, l, g, m); err != nil {
 		return in, p.undo(l, h, g, m, err)
 	}
@@ -106,9 +110,35 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 		}
 		return in, p.undo(l, h, g, m, classify("create", h.Name, err))
 	}
-	p.console.follow(p, req.Key, l)
-	d := domain{Name: domainName(req.Key), UUID: uuidOf(req.Key), Power: powerOn, Tags: &g.tags}
-	return p.instance(req.Key, h, &d), nil
+	return p.started(req.Key, h, l, g), nil
+}
+
+func (p *provider) started(key providers.Key, h *host, l link, g *guest) providers.Instance {
+	p.console.follow(p, key, l)
+	d := domain{Name: domainName(key), UUID: uuidOf(key), Power: powerOn, Tags: &g.tags}
+	return p.instance(key, h, &d)
+}
+
+// fromMemory starts an instance from a template's memory if it can. Where it cannot, nothing is left of the attempt, and the instance boots.
+func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m *materials) bool {
+	t, err := p.memoryFor(ctx, l, h, g, m)
+	if err == nil && t != nil {
+		g.tags.Fast = true
+		if err = p.restore(ctx, l, g, m, t); err == nil {
+			return true
+		}
+		g.tags.Fast = false
+		err = errors.Join(err, l.Destroy(ctx, domainName(g.key)))
+		left, lookErr := volumesOf(ctx, l, m.pool, g.key)
+		err = errors.Join(err, lookErr)
+		for _, v := range left {
+			err = errors.Join(err, l.DeleteVolume(ctx, v.Pool, v.Name))
+		}
+	}
+	if err != nil {
+		p.log.Warn("libvirt: not restored from memory; the instance boots", "instance", g.key, "host", h.Name, "err", err)
+	}
+	return false
 }
 
 // undo removes the volumes of a create that has certainly failed. Where that is not certain, they stay: the domain may run from them.

@@ -23,6 +23,7 @@ type guest struct {
 	disk    volume // its own
 	seed    string // path of its seed image, or ""
 	nvram   string // path that its NVRAM shall have, if it has one
+	waits   bool   // a template: its agent waits for an order
 	kernel  string // paths on the host
 	initrd  string
 }
@@ -179,12 +180,17 @@ func (g *guest) console(d *libvirtxml.Domain) {
 // identify hands the machine what its agent must know.
 func (g *guest) identify(d *libvirtxml.Domain) error {
 	oem := ""
-	switch g.spec.Identity {
-	case BySMBIOS:
+	switch {
+	case g.waits:
+		oem = "rouse.wait=" + orderPort
+		d.Devices.Channels = append(d.Devices.Channels, libvirtxml.DomainChannel{
+			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
+			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: orderPort}}})
+	case g.spec.Identity == BySMBIOS:
 		oem = "rouse.agent=" + base64.StdEncoding.EncodeToString(g.agent)
-	case ByCredential:
+	case g.spec.Identity == ByCredential:
 		oem = "io.systemd.credential.binary:rouse.agent=" + base64.StdEncoding.EncodeToString(g.agent)
-	case ByNoCloud:
+	case g.spec.Identity == ByNoCloud:
 		dev := freeTarget(d)
 		d.Devices.Disks = append(d.Devices.Disks, libvirtxml.DomainDisk{Device: "disk", Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: g.seed}}, Target: &libvirtxml.DomainDiskTarget{Dev: dev, Bus: "virtio"},

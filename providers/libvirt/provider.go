@@ -28,6 +28,8 @@ type provider struct {
 	keys    keyed // at most one call changes an instance at a time
 	console *consoles
 
+	templates templates
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -67,7 +69,7 @@ func open(env providers.Env, dial dialer) (*provider, error) {
 		return nil, fmt.Errorf("make the directory of consoles: %w", err)
 	}
 	p := &provider{cfg: cfg, owner: env.Owner, log: env.Log, records: rec, ends: map[string]string{}, placed: map[providers.Key]placement{},
-		console: &consoles{dir: dir, live: map[providers.Key]*follower{}}}
+		console: &consoles{dir: dir, live: map[providers.Key]*follower{}}, templates: templates{all: map[string]*memory{}}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, h := range cfg.Hosts {
 		p.hosts = append(p.hosts, &host{Host: h, dial: dial, event: p.observed, log: env.Log})

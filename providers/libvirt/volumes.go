@@ -38,7 +38,7 @@ func parseVolume(text, pool string) (volume, error) {
 
 // fingerprint identifies the content of a base image, as far as its host tells without reading it.
 func (v volume) fingerprint() string {
-	return fmt.Sprintf("%s@%s+%d", v.Path, v.Changed, v.Allocation)
+	return fmt.Sprintf("%s@%s+%d", v.Path, v.Changed, v.Capacity) // what it takes of the disk may change by itself
 }
 
 // overlay is a volume that holds only what differs from its base.
