@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,25 +159,24 @@ func fleetOf(t testing.TB, cfg *hcl.Config, names ...string) (*core.Snapshot, ma
 	t.Helper()
 	sn := &core.Snapshot{Time: testTime, Generation: 3}
 	seen := map[string]Seen{}
+	workers, builders := workersOf(cfg), map[string]string{}
+	for _, b := range cfg.Builders {
+		for _, w := range b.Workers {
+			builders[w] = b.Name
+		}
+	}
 	for _, n := range names {
 		n, build, busy := strings.Cut(n, "*")
-		i := slices.IndexFunc(cfg.Workers, func(w hcl.Worker) bool { return w.Name == n })
-		if i < 0 {
+		w := workers[n]
+		if w == nil {
 			t.Fatalf("there is no worker %s", n)
 		}
-		w := cfg.Workers[i]
 		key := model.InstanceKey("abc-" + n + "-1")
 		in := core.InstanceView{Instance: core.Instance{Key: key, Worker: n, Provider: w.Provider, ProviderID: "i-" + n, Spec: w.Spec, Price: w.Price, BootedAt: testTime}, State: model.InstanceAttached}
 		if busy {
 			var id model.BuildID
 			_, _ = fmt.Sscan(build, &id)
-			builder := ""
-			for _, b := range cfg.Builders {
-				if slices.Contains(b.Workers, n) {
-					builder = b.Name
-				}
-			}
-			sn.Builds = append(sn.Builds, core.Build{ID: id, Builder: builder, Worker: n, Instance: key, Generation: 3, Phase: model.BuildRunning})
+			sn.Builds = append(sn.Builds, core.Build{ID: id, Builder: builders[n], Worker: n, Instance: key, Generation: 3, Phase: model.BuildRunning})
 			in.Builds = 1
 		}
 		sn.Instances = append(sn.Instances, in)
@@ -339,6 +337,35 @@ func TestAnImageThatMovedBehindAnUnchangedFilterIsAReplacement(t *testing.T) {
 	}
 }
 
+func TestAnInstanceOfAnOlderGenerationIsReplacedOnce(t *testing.T) {
+	t.Parallel()
+	in := input(t, load(t, base), load(t, base), "big*4")
+	in.Snapshot.Instances[0].Instance.Spec = "older"
+	in.Resolved = map[string][]providers.Resolved{"big": {{Attr: "image", Value: "ami-2"}}}
+	p := Compute(in)
+	if len(actions(p)) > 0 {
+		t.Errorf("what its image stands for is no reason for %v", actions(p))
+	}
+	if diff := cmp.Diff([]string{"abc-big-1 replace-after-build"}, fatesOf(p)); diff != "" || !strings.Contains(p.Instances[0].Reason, "older generation") {
+		t.Error(diff, p.Instances[0].Reason)
+	}
+}
+
+func TestASecretThatIsRotatedIsAnUpdateThatShowsNothing(t *testing.T) {
+	t.Parallel()
+	src := "variable \"pw\" {\n  sensitive = true\n}\n" + edit(t, base, `type  = "large"`, "login = var.pw")
+	p := Compute(input(t, load(t, src, "pw=hunter2-before"), load(t, src, "pw=hunter2-after"), "big"))
+	if diff := cmp.Diff([]string{"update worker.big"}, actions(p)); diff != "" {
+		t.Error(diff)
+	}
+	if text := asText(t, p); !strings.Contains(text, "~ instance.login = (sensitive)") || strings.Contains(text, "hunter2") {
+		t.Error(text)
+	}
+	if diff := cmp.Diff([]string{"abc-big-1 keep"}, fatesOf(p)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestRunningBuildsAndWaitingRequestsKeepTheirDefinition(t *testing.T) {
 	t.Parallel()
 	noDoc := edit(t, base, base[strings.Index(base, `builder "doc"`):strings.Index(base, `scheduler "force"`)], "", "[builder.app, builder.doc]", "[builder.app]")
@@ -420,6 +447,9 @@ func TestTheGreatestCostIsOneInstanceOfEachLatentWorker(t *testing.T) {
 	got := Compute(in).Cost
 	if diff := cmp.Diff(Cost{Currency: "USD", Before: 1.6, After: 1.6, Unpriced: 1}, got); diff != "" {
 		t.Error(diff)
+	}
+	if p := Compute(input(t, load(t, base), load(t, base))); p.Cost.Before != 1.3 || p.Cost.After != 1.3 {
+		t.Errorf("of equal prices: %+v", p.Cost) // 0.1 + 0.1 + 0.1 is not 0.3
 	}
 	in.PricesBefore = map[string]providers.Price{"linux-1": {Running: 1}}
 	if got := Compute(in).Cost.Before; got != 2.4 {
