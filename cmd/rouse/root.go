@@ -71,7 +71,8 @@ Write a configuration, start a master, ask for a build, watch it:
 		&cobra.Group{ID: "builds", Title: "Builds:"},
 		&cobra.Group{ID: "workers", Title: "Workers:"},
 	)
-	add(root, "config", newInitCmd(a), newValidateCmd(a), newFmtCmd(a), newPlanCmd(a), newShowCmd(a))
+	add(root, "config", newInitCmd(a), newValidateCmd(a), newFmtCmd(a), newPlanCmd(a), newShowCmd(a), newApplyCmd(a), newRollbackCmd(a), newGenerationsCmd(a),
+		newReconfigCmd(a))
 	add(root, "master", a.newMasterCmd(), newStatusCmd(a), newSimCmd(a))
 	add(root, "builds", newForceCmd(a), newBuildsCmd(a), newBuildCmd(a), newLogsCmd(a), newCancelCmd(a), newRequestsCmd(a), newExplainCmd(a),
 		newTraceCmd(a), newBuildersCmd(a))

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rouse-ci/rouse/master/api"
+)
+
+func newReconfigCmd(a *app) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use:   "reconfig",
+		Short: "Let the master read its configuration directory again",
+		Long: `The running master reads the directory again that it was started with, as for a SIGHUP, and puts it into force. A broken configuration changes nothing: every
+mistake is shown with its place, and the exit code is 1. Nobody is asked; to see first what would happen, use rouse plan and rouse apply.`,
+		Example: "  rouse reconfig",
+		Args:    args(cobra.NoArgs),
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why, for people (`text`)")
+	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
+		var out api.Applied
+		if err := s.Post(ctx, "/reconfig", nil, api.ReconfigAsk{Order: api.Order{Reason: reason}}, &out); err != nil {
+			return err
+		}
+		return s.show(out, func(t *table) {
+			if !out.Changed {
+				t.line("The configuration has not changed; generation %d stays in force.", out.Generation)
+				return
+			}
+			t.line("%s", fmt.Sprintf("The configuration is applied: %s, generation %d.", counted(out.Summary), out.Generation))
+		})
+	})
+}
