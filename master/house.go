@@ -170,7 +170,8 @@ func (m *master) notice(worker, kind, text string) {
 	m.log.Info("master: a worker says", "worker", worker, "kind", kind, "text", text)
 	switch kind {
 	case proto.NoticeSpot: // its machine is taken back: better retry now than be cut off
-		m.engine.Deliver(core.EndAsked{Worker: worker, Reason: "the provider takes the instance back: " + text})
+		m.engine.Deliver(core.EndAsked{Worker: worker, Interrupted: core.InterruptedSpot,
+			Reason: "interrupted: the provider takes the instance back (" + kind + "): " + text})
 	case proto.NoticeRebalance:
 		m.engine.Deliver(core.LeaveAsked{Worker: worker, Reason: "the provider may take the instance back: " + text})
 	}

@@ -68,7 +68,11 @@ func (c collector) instances(sn *core.Snapshot, gauge emit) {
 		v := &sn.Instances[i]
 		p := place{v.Instance.Provider, pool(v.Instance.Worker)}
 		counts[key{p, v.State}]++
-		prices[p] += v.Instance.Price
+		if v.State == model.InstanceStopped {
+			prices[p] += v.Instance.StoppedPrice
+		} else {
+			prices[p] += v.Instance.Price
+		}
 	}
 	for p := range c.places(sn) {
 		for s := model.InstanceRequested; s < model.InstanceGone; s++ {
@@ -91,9 +95,9 @@ func (c collector) costs(sn *core.Snapshot, now time.Time, ch chan<- prometheus.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.learn(sn)
-	total := map[place]float64{}
+	total := map[ware]float64{}
 	for p := range c.places(sn) {
-		total[p] = 0
+		total[ware{place: p}] = 0
 	}
 	for p, v := range m.spent {
 		total[p] += v
@@ -101,12 +105,13 @@ func (c collector) costs(sn *core.Snapshot, now time.Time, ch chan<- prometheus.
 	for i := range sn.Instances {
 		in := &sn.Instances[i].Instance
 		if m.gone[in.Key].IsZero() {
-			total[place{in.Provider, pool(in.Worker)}] += dollars(in.Price, in.AskedAt, now)
+			shown := core.Show(in, sn.Instances[i].State)
+			total[m.wareOf(place{in.Provider, pool(in.Worker)}, in.Facts["type"], in.Facts["market"])] += core.Cost(&shown, now)
 		}
 	}
 	for p, v := range total {
 		m.told[p] = max(m.told[p], v)
-		ch <- prometheus.MustNewConstMetric(costTotal, prometheus.CounterValue, m.told[p], p.provider, p.pool)
+		ch <- prometheus.MustNewConstMetric(costTotal, prometheus.CounterValue, m.told[p], p.provider, p.pool, p.itype, p.market)
 	}
 }
 
@@ -136,7 +141,7 @@ func (c collector) queue(sn *core.Snapshot, now time.Time, gauge emit) {
 
 // States of workers, as the core names them.
 var workerStates = map[string][]string{
-	"latent":   {"not-substantiated", "substantiating", "substantiated", "insubstantiating", "shut-down"},
+	"latent":   {"not-substantiated", "substantiating", "substantiated", "insubstantiating", "shut-down", "stopped"},
 	"standard": {"attached", "detached"},
 }
 

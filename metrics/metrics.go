@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/model"
 )
 
@@ -39,17 +40,42 @@ type Meter struct {
 	builds   map[model.BuildID]*build
 	machines map[model.InstanceKey]*machine
 	gone     map[model.InstanceKey]time.Time // instances that are gone for a short time, since a snapshot may still show them
-	spent    map[place]float64               // by instances that are gone
-	told     map[place]float64               // what was last told, so that the total never falls
+	spent    map[ware]float64                // by instances that are gone
+	wares    map[string]bool                 // types of instances that have labels
+	told     map[ware]float64                // what was last told, so that the total never falls
 }
 
 // place is where something happens, as far as labels tell.
 type place struct{ provider, pool string }
 
+// ware is what an instance is, as far as labels tell.
+type ware struct {
+	place
+	itype, market string
+}
+
+// maxTypes bounds the types of instances that get labels of their own: they are what a provider says.
+const maxTypes = 100
+
+// wareOf makes labels of what a provider says. The caller holds mu.
+func (m *Meter) wareOf(p place, itype, market string) ware {
+	if market != "" && market != "on-demand" && market != "spot" {
+		market = "other"
+	}
+	if !m.wares[itype] && itype != "" {
+		if len(m.wares) >= maxTypes {
+			itype = "other"
+		}
+		m.wares[itype] = true
+	}
+	return ware{p, itype, market}
+}
+
 // source is where a worker's instances come from, and what they cost per hour.
 type source struct {
-	place place
-	price float64
+	place   place
+	price   float64
+	stopped float64 // price while it is switched off
 }
 
 type request struct {
@@ -72,12 +98,18 @@ type machine struct {
 	attached          time.Time
 	served            bool
 	creates, destroys int
+
+	itype, market string
+	counted       bool          // as created
+	stoppedAt     time.Time     // since when it is switched off
+	slept         time.Duration // before that
 }
 
 // New makes a Meter with a registry of its own.
 func New(version string) (*Meter, error) {
 	m := &Meter{reg: prometheus.NewRegistry(), o: newObserved(), now: time.Now, sources: map[string]source{}, requests: map[model.RequestID]*request{},
-		builds: map[model.BuildID]*build{}, machines: map[model.InstanceKey]*machine{}, gone: map[model.InstanceKey]time.Time{}, spent: map[place]float64{}, told: map[place]float64{}}
+		builds: map[model.BuildID]*build{}, machines: map[model.InstanceKey]*machine{}, gone: map[model.InstanceKey]time.Time{}, spent: map[ware]float64{}, told: map[ware]float64{},
+		wares: map[string]bool{}}
 	for _, c := range append(m.o.collectors(), collector{m}, buildInfo(version, runtime.Version()), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})) {
 		if err := m.reg.Register(c); err != nil {
@@ -110,7 +142,7 @@ func (m *Meter) Watch(snapshot func() *core.Snapshot, past History) error {
 	m.snapshot = snapshot
 	for _, in := range rows {
 		if !in.GoneAt.IsZero() {
-			m.spent[place{in.Provider, pool(in.Worker)}] += dollars(in.Price, in.AskedAt, in.GoneAt)
+			m.spent[m.wareOf(place{in.Provider, pool(in.Worker)}, in.Facts["type"], in.Facts["market"])] += core.Cost(&in, in.GoneAt)
 		}
 	}
 	if sn := snapshot(); sn != nil {
@@ -124,7 +156,7 @@ func (m *Meter) Watch(snapshot func() *core.Snapshot, past History) error {
 func (m *Meter) learn(sn *core.Snapshot) {
 	for i := range sn.Workers {
 		w := &sn.Workers[i].Worker
-		m.sources[w.Name] = source{place{w.Provider, pool(w.Name)}, w.Price}
+		m.sources[w.Name] = source{place{w.Provider, pool(w.Name)}, w.Price, w.StoppedPrice}
 	}
 }
 
@@ -142,14 +174,20 @@ func (m *Meter) seed(sn *core.Snapshot) {
 	}
 	for i := range sn.Instances {
 		in := &sn.Instances[i].Instance
-		from := source{place{in.Provider, pool(in.Worker)}, in.Price}
+		from := source{place{in.Provider, pool(in.Worker)}, in.Price, in.StoppedPrice}
 		if _, ok := m.sources[in.Worker]; !ok {
 			m.sources[in.Worker] = from
 		}
 		m.machines[in.Key] = &machine{source: from, asked: in.AskedAt, booted: in.BootedAt, attached: in.AttachedAt, served: in.Served, creates: 1,
-			destroys: in.DestroyTries}
+			destroys: in.DestroyTries, itype: in.Facts["type"], market: in.Facts["market"], counted: true, slept: in.Slept}
+		if in.Power == latent.Stopped {
+			m.machines[in.Key].stoppedAt = in.PowerAt
+		}
 	}
 }
+
+// failReasons are the classes that have a series from the start.
+var failReasons = []string{"missing", "lost", "ended", "vanished", "no-capacity", "over-quota", "bad-config", "unauthorized"}
 
 // Applied says that a configuration was put into force, or refused.
 func (m *Meter) Applied(gen model.Generation, err error) {
@@ -175,9 +213,11 @@ func (m *Meter) Applied(gen model.Generation, err error) {
 	for i := range sn.Workers {
 		if w := &sn.Workers[i].Worker; w.Latent() {
 			p := pool(w.Name)
-			m.o.created.WithLabelValues(w.Provider, p)
 			m.o.gone.WithLabelValues(w.Provider, p)
-			m.o.failures.WithLabelValues(w.Provider, p)
+			for _, reason := range failReasons {
+				m.o.failures.WithLabelValues(w.Provider, p, reason)
+			}
+			m.o.interrupted.WithLabelValues(w.Provider, p, core.InterruptedSpot)
 		}
 	}
 }
@@ -208,12 +248,4 @@ func pool(worker string) string {
 		return worker[:i]
 	}
 	return worker
-}
-
-// dollars is the price per hour times the time from one moment to another.
-func dollars(price float64, from, to time.Time) float64 {
-	if from.IsZero() || to.Before(from) {
-		return 0
-	}
-	return price * to.Sub(from).Hours()
 }

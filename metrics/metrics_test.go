@@ -70,7 +70,7 @@ func life(m *Meter) {
 		{0, core.Entry{Kind: "build", Request: 10, Build: 4, Worker: "linux-2", To: "preparing"}},
 		{2 * time.Second, core.Entry{Kind: "effect", Worker: "linux-2", Instance: key, To: "CreateInstance"}},
 		{3 * time.Second, core.Entry{Kind: "effect", Worker: "linux-2", Instance: key, To: "CreateInstance"}},
-		{12 * time.Second, core.Entry{Kind: "instance", Worker: "linux-2", Instance: key, From: "requested", To: "booting"}},
+		{12 * time.Second, core.Entry{Kind: "instance", Worker: "linux-2", Instance: key, From: "requested", To: "booting", Type: "m5", Market: "spot"}},
 		{32 * time.Second, core.Entry{Kind: "worker", Worker: "linux-2", Instance: key, To: "attached"}},
 		{33 * time.Second, core.Entry{Kind: "build", Request: 10, Build: 4, Worker: "linux-2", Instance: key, From: "preparing", To: "running"}},
 		{93 * time.Second, core.Entry{Kind: "build", Request: 10, Build: 4, Worker: "linux-2", Instance: key, From: "running", To: "success"}},
@@ -94,7 +94,7 @@ func TestOneBuildsLifeIsMeasured(t *testing.T) {
 	m.Turn(time.Millisecond, 1)
 	got := scrape(t, m)
 	for _, want := range []string{
-		`rouse_instances_created_total{pool="linux",provider="cloud"} 1`,
+		`rouse_instances_created_total{instance_type="m5",market="spot",pool="linux",provider="cloud"} 1`,
 		`rouse_instances_terminated_total{pool="linux",provider="cloud"} 1`,
 		`rouse_provider_retries_total{operation="create",provider="cloud"} 1`,
 		`rouse_provider_retries_total{operation="destroy",provider="cloud"} 1`,
@@ -146,7 +146,7 @@ func TestCostGoesOnAfterARestartAndNeverFalls(t *testing.T) {
 	t.Parallel()
 	sn := world()
 	m := meter(t, sn)
-	const name = `rouse_instance_cost_dollars_total{pool="linux",provider="cloud"} `
+	const name = `rouse_instance_cost_dollars_total{instance_type="",market="",pool="linux",provider="cloud"} `
 	cost := func(want string) {
 		t.Helper()
 		if got := scrape(t, m); !strings.Contains(got, "\n"+name+want+"\n") {
@@ -172,8 +172,8 @@ func TestTotalDoesNotFallWhenTheSnapshotIsAheadOfTheJournal(t *testing.T) {
 	m := meter(t, sn)
 	before := scrape(t, m)
 	sn.Instances = nil // the entry that it is gone comes a moment later
-	if after := scrape(t, m); !strings.Contains(before, "cost_dollars_total{pool=\"linux\",provider=\"cloud\"} 1.5\n") ||
-		!strings.Contains(after, "cost_dollars_total{pool=\"linux\",provider=\"cloud\"} 1.5\n") {
+	if after := scrape(t, m); !strings.Contains(before, "cost_dollars_total{instance_type=\"\",market=\"\",pool=\"linux\",provider=\"cloud\"} 1.5\n") ||
+		!strings.Contains(after, "cost_dollars_total{instance_type=\"\",market=\"\",pool=\"linux\",provider=\"cloud\"} 1.5\n") {
 		t.Error("the total fell")
 	}
 }
@@ -186,11 +186,12 @@ func TestFailuresAndRetriesAreCounted(t *testing.T) {
 		{Kind: "build", Request: 9, Build: 7, Worker: "linux-2", To: "preparing"},
 		{Kind: "effect", Worker: "linux-2", Instance: "m-linux-2-1", To: "CreateInstance"},
 		{Kind: "instance", Worker: "linux-2", Instance: "m-linux-2-1", To: "doomed"},
-		{Kind: "worker", Worker: "linux-2", To: "backoff"},
+		{Kind: "instance", Worker: "linux-2", Instance: "m-linux-2-1", From: "spot", To: "interrupted"},
+		{Kind: "worker", Worker: "linux-2", From: "missing", To: "backoff"},
 		{Kind: "build", Request: 9, Build: 7, Worker: "linux-2", From: "preparing", To: "retry"},
 		{Kind: "request", Request: 9, Build: 7, From: "claimed", To: "waiting"},
 		{Kind: "worker", Worker: "thief", To: "refused"},
-		{Kind: "worker", Worker: "nobody-7", To: "backoff"},
+		{Kind: "worker", Worker: "nobody-7", From: "no-capacity", To: "backoff"},
 		{Kind: "effect", Instance: "m-x-1", To: "DestroyInstance"},
 		{Kind: "request", Request: 77, To: "exception"},
 	} {
@@ -199,7 +200,9 @@ func TestFailuresAndRetriesAreCounted(t *testing.T) {
 	m.Applied(4, errors.New("bad"))
 	got := scrape(t, m)
 	for _, want := range []string{
-		`rouse_instance_failures_total{pool="linux",provider="cloud"} 1`, `rouse_instance_failures_total{pool="nobody",provider="unknown"} 1`,
+		`rouse_instance_failures_total{pool="linux",provider="cloud",reason="missing"} 1`,
+		`rouse_instance_failures_total{pool="nobody",provider="unknown",reason="no-capacity"} 1`, `rouse_instance_failures_total{pool="linux",provider="cloud",reason="lost"} 0`,
+		`rouse_instance_interruptions_total{kind="spot",pool="linux",provider="cloud"} 1`,
 		`rouse_builds_total{builder="hello",result="retry"} 1`, `rouse_build_retries_total{builder="hello"} 1`, `rouse_worker_refusals_total 1`,
 		`rouse_instance_substantiation_duration_seconds_count{pool="linux",provider="cloud",result="failure"} 1`,
 		`rouse_config_last_reload_successful 0`,
@@ -277,5 +280,43 @@ func BenchmarkEntry(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		life(m) // 14 entries
+	}
+}
+
+func TestStoppedTimeCostsItsOwnPrice(t *testing.T) {
+	t.Parallel()
+	sn := world()
+	sn.Workers[1].Worker.StoppedPrice = 0.125
+	m := meter(t, sn)
+	const key = "m-linux-2-1"
+	for _, e := range []struct {
+		after time.Duration
+		e     core.Entry
+	}{
+		{0, core.Entry{Kind: "effect", Worker: "linux-2", Instance: key, To: "CreateInstance"}},
+		{0, core.Entry{Kind: "instance", Instance: key, To: "booting", Type: "m5", Market: "on-demand"}},
+		{2 * time.Hour, core.Entry{Kind: "instance", Instance: key, From: "on", To: "stopping"}},
+		{2 * time.Hour, core.Entry{Kind: "instance", Instance: key, From: "stopping", To: "stopped"}},
+		{6 * time.Hour, core.Entry{Kind: "instance", Instance: key, From: "stopped", To: "waking"}},
+		{6 * time.Hour, core.Entry{Kind: "instance", Instance: key, From: "waking", To: "on"}},
+		{7 * time.Hour, core.Entry{Kind: "instance", Instance: key, To: "stopped"}},
+		{9 * time.Hour, core.Entry{Kind: "instance", Instance: key, To: "gone"}},
+	} {
+		m.Entry(at(e.after), e.e)
+	}
+	// Three hours at 0.5 and six at 0.125.
+	if got, want := scrape(t, m), `rouse_instance_cost_dollars_total{instance_type="m5",market="on-demand",pool="linux",provider="cloud"} 2.25`; !strings.Contains(got, "\n"+want+"\n") {
+		t.Errorf("there is no line %s in\n%s", want, got)
+	}
+}
+
+func TestLabelsThatProvidersTellAreBounded(t *testing.T) {
+	t.Parallel()
+	m := meter(t, world())
+	for i := range 10 * maxTypes {
+		m.wareOf(place{}, time.Duration(i).String(), time.Duration(i).String())
+	}
+	if w := m.wareOf(place{}, "one more", "bazaar"); w.itype != "other" || w.market != "other" || len(m.wares) > maxTypes+1 {
+		t.Errorf("%+v, %d types", w, len(m.wares))
 	}
 }

@@ -14,7 +14,7 @@ var (
 	instances      = desc("rouse_instances", "Instances that are not gone, by state.", "provider", "pool", "state")
 	orphans        = desc("rouse_orphan_instances", "Instances with our tag that no record knows.", "provider")
 	pricePerHour   = desc("rouse_instances_cost_dollars_per_hour", "What all instances that are not gone cost per hour now (an estimate, in the configuration's currency).", "provider", "pool")
-	costTotal      = desc("rouse_instance_cost_dollars_total", "What all instances have cost so far (an estimate, in the configuration's currency), those of earlier masters of this state too.", "provider", "pool")
+	costTotal      = desc("rouse_instance_cost_dollars_total", "What all instances have cost so far (an estimate, in the configuration's currency), those of earlier masters of this state too.", "provider", "pool", "instance_type", "market")
 	listedAt       = desc("rouse_provider_last_list_timestamp_seconds", "When the provider's instances were last listed.", "provider")
 	requests       = desc("rouse_build_requests", "Build requests that are not done, by state.", "builder", "state")
 	oldestAge      = desc("rouse_build_request_oldest_age_seconds", "Age of the oldest waiting request; 0 if none waits.", "builder")
@@ -37,6 +37,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // observed is what observers feed.
 type observed struct {
 	created, gone, failures         *prometheus.CounterVec
+	interrupted                     *prometheus.CounterVec
 	substantiation, phase, lifetime *prometheus.HistogramVec
 	wait, duration                  *prometheus.HistogramVec
 	ended, retried, done            *prometheus.CounterVec
@@ -51,9 +52,11 @@ type observed struct {
 
 func newObserved() *observed {
 	return &observed{
-		created:  counter("rouse_instances_created_total", "Instances that were asked for.", "provider", "pool"),
-		gone:     counter("rouse_instances_terminated_total", "Instances that are proven gone.", "provider", "pool"),
-		failures: counter("rouse_instance_failures_total", "Failures for which a worker backs off: no instance, no attach in time, lost instances.", "provider", "pool"),
+		created: counter("rouse_instances_created_total", "Instances that were asked for, once it is known what they are, or at the latest when they are gone.", "provider", "pool", "instance_type", "market"),
+		gone:    counter("rouse_instances_terminated_total", "Instances that are proven gone.", "provider", "pool"),
+		failures: counter("rouse_instance_failures_total", "Failures for which a worker backs off: no instance, no attach in time, lost instances. The reason is the class of the provider's answer, or missing, lost, ended, vanished.",
+			"provider", "pool", "reason"),
+		interrupted: counter("rouse_instance_interruptions_total", "Instances that the provider has taken back, by the kind of its notice.", "provider", "pool", "kind"),
 		substantiation: histogram("rouse_instance_substantiation_duration_seconds", "From asking for an instance to its agent's attach (success) or to giving it up before (failure).",
 			slow, "provider", "pool", "result"),
 		phase: histogram("rouse_instance_phase_duration_seconds", "Parts of a substantiation: request (submitted to asked for), boot (asked for to booted), "+
@@ -85,7 +88,7 @@ func newObserved() *observed {
 }
 
 func (o *observed) collectors() []prometheus.Collector {
-	return []prometheus.Collector{o.created, o.gone, o.failures, o.substantiation, o.phase, o.lifetime, o.wait, o.duration, o.ended, o.retried, o.done, o.calls,
+	return []prometheus.Collector{o.created, o.gone, o.failures, o.interrupted, o.substantiation, o.phase, o.lifetime, o.wait, o.duration, o.ended, o.retried, o.done, o.calls,
 		o.callTime, o.repeats, o.attached, o.detached, o.refused, o.notices, o.commits, o.committed, o.commitErrors, o.turns, o.reloadOK, o.reloadAt}
 }
 

@@ -99,7 +99,17 @@ func (m *Meter) instance(at time.Time, e core.Entry) {
 	}
 	p := in.place
 	switch e.To {
+	case "interrupted":
+		m.o.interrupted.WithLabelValues(p.provider, p.pool, e.From).Inc()
+	case "leaving":
+		m.o.interrupted.WithLabelValues(p.provider, p.pool, "rebalance").Inc()
+	case "stopped":
+		in.stoppedAt = at
+	case "stopping", "waking":
+		in.wake(at)
 	case "booting":
+		in.itype, in.market = e.Type, e.Market
+		m.countMade(in)
 		if in.booted.IsZero() {
 			in.booted = at
 			since(m.o.phase.WithLabelValues(p.provider, p.pool, "boot"), in.asked, at)
@@ -109,14 +119,34 @@ func (m *Meter) instance(at time.Time, e core.Entry) {
 			since(m.o.substantiation.WithLabelValues(p.provider, p.pool, "failure"), in.asked, at)
 		}
 	case "gone":
+		in.wake(at)
+		m.countMade(in)
 		m.o.gone.WithLabelValues(p.provider, p.pool).Inc()
 		since(m.o.lifetime.WithLabelValues(p.provider, p.pool), in.asked, at)
-		m.spent[p] += dollars(in.price, in.asked, at)
+		m.spent[m.wareOf(p, in.itype, in.market)] += core.Cost(&model.Instance{AskedAt: in.asked, GoneAt: at, Price: in.price, StoppedPrice: in.stopped,
+			Stopped: in.slept.Seconds()}, at)
 		delete(m.machines, e.Instance)
 		m.gone[e.Instance] = at
 		if len(m.gone) > goneLimit {
 			maps.DeleteFunc(m.gone, func(_ model.InstanceKey, t time.Time) bool { return at.Sub(t) > goneFor })
 		}
+	}
+}
+
+// wake ends a time that the instance was switched off.
+func (in *machine) wake(at time.Time) {
+	if !in.stoppedAt.IsZero() && at.After(in.stoppedAt) {
+		in.slept += at.Sub(in.stoppedAt)
+	}
+	in.stoppedAt = time.Time{}
+}
+
+// countMade counts an instance as created, once. The caller holds mu.
+func (m *Meter) countMade(in *machine) {
+	if !in.counted {
+		in.counted = true
+		w := m.wareOf(in.place, in.itype, in.market)
+		m.o.created.WithLabelValues(w.provider, w.pool, w.itype, w.market).Inc()
 	}
 }
 
@@ -148,7 +178,7 @@ func (m *Meter) worker(at time.Time, e core.Entry) {
 		m.o.refused.WithLabelValues().Inc()
 	case "backoff":
 		p := m.sourceOf(e.Worker).place
-		m.o.failures.WithLabelValues(p.provider, p.pool).Inc()
+		m.o.failures.WithLabelValues(p.provider, p.pool, e.From).Inc()
 	}
 }
 
@@ -159,7 +189,6 @@ func (m *Meter) effect(at time.Time, e core.Entry) {
 		if in == nil {
 			in = &machine{source: m.sourceOf(e.Worker), asked: at}
 			m.machines[e.Instance] = in
-			m.o.created.WithLabelValues(in.place.provider, in.place.pool).Inc()
 			if first := m.firstRequest(e.Worker); first != nil {
 				since(m.o.phase.WithLabelValues(in.place.provider, in.place.pool, "request"), first.at, at)
 			}

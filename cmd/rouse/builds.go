@@ -91,6 +91,9 @@ func showBuild(t *table, b api.BuildDetail) {
 	t.pair("worker", b.Worker)
 	if m := b.Machine; m != nil {
 		t.pair("instance", fmt.Sprintf("%s (%s %s, %s)", m.Key, m.Provider, m.ProviderID, m.State))
+		for _, name := range sortedKeys(m.Facts) {
+			t.pair("  "+name, m.Facts[name])
+		}
 	}
 	t.pair("assigned", clock(b.AssignedAt))
 	t.pair("started", clock(b.StartedAt))

@@ -30,7 +30,8 @@ func newLogsCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs BUILD [STEP]",
 		Short: "Print what a build's steps printed",
-		Long: `Print the logs of a build: of all its steps, or of one, which is named by its name or number.
+		Long: `Print the logs of a build: of all its steps, or of one, which is named by its name or number. When its instance failed the build, the last step, which
+nobody configured, has what that has printed.
 
 With -json each line is one object: its number, its stream ("s") and its text ("t").`,
 		Example: `  rouse logs 12
@@ -64,8 +65,22 @@ With -json each line is one object: its number, its stream ("s") and its text ("
 	})
 }
 
-// stdio is the log that every command has.
-const stdio = "stdio"
+// stdio is the log that every command has, console what is kept of an instance that failed a build.
+const (
+	stdio   = "stdio"
+	console = "console"
+)
+
+// pick is the log of a step that was asked for: if nobody said which, what there is of those two. "" if there is none.
+func (o *logOptions) pick(st api.Step) string {
+	switch {
+	case slices.Contains(st.Logs, o.log):
+		return o.log
+	case o.log == stdio && slices.Contains(st.Logs, console):
+		return console
+	}
+	return ""
+}
 
 // logPrinter prints lines of logs: their text, or with -json the objects as they came.
 type logPrinter struct {
@@ -178,8 +193,8 @@ func (s *session) stepLog(ctx context.Context, p *logPrinter, id model.BuildID, 
 		var names []string
 		for _, st := range b.Steps {
 			if st.Name == step || strconv.Itoa(st.Number) == step {
-				if slices.Contains(st.Logs, o.log) {
-					return p.read(ctx, logPath(id, st.Number, o.log), o)
+				if log := o.pick(st); log != "" {
+					return p.read(ctx, logPath(id, st.Number, log), o)
 				}
 				if b.Phase == model.BuildDone || !o.follow {
 					return fmt.Errorf("step %q of build %d has no log named %q; it has %s", st.Name, id, o.log, listed(st.Logs))
@@ -212,12 +227,13 @@ func (s *session) buildLogs(ctx context.Context, p *logPrinter, id model.BuildID
 			if o.follow && len(st.Logs) == 0 && st.FinishedAt.IsZero() && b.Phase != model.BuildDone {
 				break // it has not printed anything yet
 			}
-			if !slices.Contains(st.Logs, o.log) {
+			log := o.pick(st)
+			if log == "" {
 				continue
 			}
 			found = true
 			p.title(st)
-			if err := p.read(ctx, logPath(id, st.Number, o.log), o); err != nil {
+			if err := p.read(ctx, logPath(id, st.Number, log), o); err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,11 @@ func workerNote(w api.Worker) string {
 	case w.Retired:
 		return "not in the configuration any more"
 	case !w.BackoffUntil.IsZero() && w.Tries > 0:
-		return fmt.Sprintf("%s, next try after %s: %s", plural(w.Tries, "failure"), w.BackoffUntil.Local().Format(time.TimeOnly), w.LastError)
+		failures := plural(w.Tries, "failure")
+		if w.FailClass != "" {
+			failures += " (" + w.FailClass + ")"
+		}
+		return fmt.Sprintf("%s, next try after %s: %s", failures, w.BackoffUntil.Local().Format(time.TimeOnly), w.LastError)
 	}
 	return ""
 }
@@ -83,13 +88,29 @@ func newInstancesCmd(a *app) *cobra.Command {
 			t.head("INSTANCE", "WORKER", "PROVIDER", "ID", "STATE", "AGE", "BUILDS", "COST", "NOTE")
 			for _, m := range out.Instances {
 				note := m.Reason
-				if m.Op != "" {
+				switch {
+				case m.Op != "":
 					note = m.Op + " in flight"
+				case note == "" && !m.StoppedAt.IsZero():
+					note = "since " + clock(m.StoppedAt)
+				case note == "":
+					note = machine(m)
 				}
 				t.row(m.Key, m.Worker, m.Provider, dash(m.ProviderID), m.State, human(m.Age), m.Builds, dash(money(m.Cost)), note)
 			}
 		})
 	})
+}
+
+// machine says in a few words what an instance is.
+func machine(m api.Instance) string {
+	var parts []string
+	for _, name := range []string{"type", "market", "zone", "address"} {
+		if v := m.Facts[name]; v != "" {
+			parts = append(parts, v)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // newOrderCmd makes a command that gives an order about one worker.

@@ -105,7 +105,10 @@ func (s *Server) step(st model.Step) Step {
 }
 
 // cost of so many seconds at a price per hour, to a millionth.
-func cost(price, seconds float64) float64 { return math.Round(price*seconds/3600*1e6) / 1e6 }
+func cost(price, seconds float64) float64 { return cents(price * seconds / 3600) }
+
+// cents rounds to a millionth.
+func cents(v float64) float64 { return math.Round(v*1e6) / 1e6 }
 
 func (s *Server) cancelBuild(ctx context.Context, in *struct {
 	BuildPath

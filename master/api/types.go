@@ -144,7 +144,7 @@ type Step struct {
 type Worker struct {
 	Name         string            `json:"name"`
 	Provider     string            `json:"provider,omitempty" doc:"empty: a standard worker, which somebody else starts"`
-	State        string            `json:"state" doc:"not-substantiated, substantiating, substantiated, insubstantiating or shut-down; standard worker: attached or detached"`
+	State        string            `json:"state" doc:"not-substantiated, substantiating, substantiated, insubstantiating, stopped or shut-down; standard worker: attached or detached"`
 	Attached     bool              `json:"attached"`
 	Instance     model.InstanceKey `json:"instance,omitempty"`
 	Builds       []model.BuildID   `json:"builds"`
@@ -153,6 +153,8 @@ type Worker struct {
 	Tries        int               `json:"tries,omitempty" doc:"failed substantiations in a row"`
 	BackoffUntil time.Time         `json:"backoff_until,omitzero" doc:"no new instance before this"`
 	LastError    string            `json:"last_error,omitempty"`
+	FailClass    string            `json:"failure_class,omitempty" doc:"of the last failure: the class of the provider's answer, or missing, lost, ended or vanished"`
+	ClassTries   int               `json:"failures_of_class,omitempty" doc:"failures of this class in a row"`
 	Paused       string            `json:"paused,omitempty" doc:"why it gets no builds"`
 	Retired      bool              `json:"retired,omitempty" doc:"not in the configuration any more"`
 }
@@ -166,9 +168,9 @@ type WorkerList struct {
 type Instance struct {
 	model.Instance
 	Builds int     `json:"builds" doc:"builds on it now"`
-	Op     string  `json:"op,omitempty" doc:"the call to its provider that is in flight: create, check or destroy"`
+	Op     string  `json:"op,omitempty" doc:"the call to its provider that is in flight: create, check, destroy, stop or start"`
 	Age    float64 `json:"age_seconds" doc:"from asking for it to its end, or until now"`
-	Cost   float64 `json:"cost" doc:"an estimate: price times age"`
+	Cost   float64 `json:"cost" doc:"an estimate: price times age, and for the time that it was switched off the price for that"`
 }
 
 // InstanceList is a list of instances.

@@ -60,13 +60,12 @@ func (s *Server) listInstances(ctx context.Context, in *struct {
 
 func (s *Server) instance(m model.Instance) Instance {
 	age := seconds(m.AskedAt, s.until(m.GoneAt))
-	return Instance{Instance: m, Age: age, Cost: cost(m.Price, age)}
+	return Instance{Instance: m, Age: age, Cost: cents(core.Cost(&m, s.o.Now()))}
 }
 
 func (s *Server) liveInstance(v *core.InstanceView) Instance {
 	in := &v.Instance
-	out := s.instance(model.Instance{Key: in.Key, Worker: in.Worker, Provider: in.Provider, ProviderID: in.ProviderID, State: v.State, Reason: in.Reason,
-		AskedAt: in.AskedAt, BootedAt: in.BootedAt, AttachedAt: in.AttachedAt, DoomedAt: in.DoomedAt, GoneAt: in.GoneAt, Price: in.Price})
+	out := s.instance(core.Show(in, v.State))
 	out.Builds, out.Op = v.Builds, v.Op
 	return out
 }
@@ -144,7 +143,11 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*body[Status], error)
 	}
 	for i := range snap.Instances {
 		out.Instances[snap.Instances[i].State.String()]++
-		out.PricePerHour += snap.Instances[i].Instance.Price
+		if v := &snap.Instances[i]; v.State == model.InstanceStopped {
+			out.PricePerHour += v.Instance.StoppedPrice
+		} else {
+			out.PricePerHour += v.Instance.Price
+		}
 	}
 	for _, p := range snap.Providers {
 		out.Providers = append(out.Providers, ProviderStatus{Name: p.Name, ListedAt: p.LastListAt, ListError: p.LastListErr, Orphans: p.Orphans})

@@ -33,7 +33,7 @@ func (s *Server) listWorkers(ctx context.Context, _ *struct{}) (*body[WorkerList
 		w := &snap.Workers[i]
 		out.Workers = append(out.Workers, Worker{Name: w.Worker.Name, Provider: w.Worker.Provider, State: w.State, Attached: w.Attached, Instance: w.Instance,
 			Builds: append(noBuilds, w.Builds...), MaxBuilds: w.Worker.MaxBuilds, Price: w.Worker.Price, Tries: w.Tries, BackoffUntil: w.BackoffUntil,
-			LastError: w.LastError, Paused: w.Paused, Retired: w.Retired})
+			LastError: w.LastError, FailClass: w.FailClass, ClassTries: w.ClassTries, Paused: w.Paused, Retired: w.Retired})
 	}
 	return &body[WorkerList]{out}, nil
 }
