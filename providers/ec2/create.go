@@ -107,18 +107,12 @@ func (p *provider) launch(ctx context.Context, req providers.CreateRequest, s Sp
 		return providers.Instance{}, err
 	}
 	todo := s.choices(p.region)
-	var reasons []string
-	quota := true // all refusals are about our own limits
+	var no refused
 	for {
 		if !r.Open {
-			var c choice
-			var ok bool
-			if c, todo, reasons, ok = p.choose(todo, reasons); !ok {
-				class := providers.NoCapacity
-				if quota && len(reasons) > 0 {
-					class = providers.OverQuota
-				}
-				return providers.Instance{}, providers.Errorf(class, op, "EC2 has no place: %s", strings.Join(reasons, "; "))
+			c, ok := p.choose(&todo, &no)
+			if !ok {
+				return providers.Instance{}, providers.Errorf(no.class(), op, "EC2 has no place: %s", strings.Join(no.reasons, "; "))
 			}
 			c.Image = image.ID
 			if c.Market == spot {
@@ -137,24 +131,41 @@ func (p *provider) launch(ctx context.Context, req providers.CreateRequest, s Sp
 		if class != providers.NoCapacity && class != providers.OverQuota {
 			return in, err
 		}
-		quota = quota && class == providers.OverQuota
-		reasons = append(reasons, textOf(r.Choice, err))
+		no.add(r.Choice, class, describe(err))
 	}
 }
 
-// choose takes the first choice that was not refused lately.
-func (p *provider) choose(todo []choice, reasons []string) (choice, []choice, []string, bool) {
-	now := time.Now()
-	for len(todo) > 0 {
-		c := todo[0]
-		todo = todo[1:]
-		why, ok := p.refusals.pass(c, now)
-		if ok {
-			return c, todo, reasons, true
-		}
-		reasons = append(reasons, c.String()+": "+why)
+// refused collects why choices cannot be had.
+type refused struct {
+	reasons  []string
+	capacity bool // some refusal is not about our own limits
+}
+
+func (n *refused) add(c choice, class providers.Class, why string) {
+	n.reasons = append(n.reasons, c.String()+": "+why)
+	n.capacity = n.capacity || class != providers.OverQuota
+}
+
+func (n *refused) class() providers.Class {
+	if n.capacity {
+		return providers.NoCapacity
 	}
-	return choice{}, nil, reasons, false
+	return providers.OverQuota
+}
+
+// choose takes the first choice of todo that was not refused lately, and notes why others were passed over.
+func (p *provider) choose(todo *[]choice, no *refused) (choice, bool) {
+	now := time.Now()
+	for len(*todo) > 0 {
+		c := (*todo)[0]
+		*todo = (*todo)[1:]
+		why, class, ok := p.refusals.pass(c, now)
+		if ok {
+			return c, true
+		}
+		no.add(c, class, why)
+	}
+	return choice{}, false
 }
 
 // attempt sends the record's attempt. An error of class NoCapacity or OverQuota means that the next choice may be tried.
@@ -258,7 +269,7 @@ func (p *provider) refused(ctx context.Context, req providers.CreateRequest, s S
 	}
 	switch class {
 	case providers.NoCapacity, providers.OverQuota:
-		p.refusals.refused(r.Choice, describe(err), now)
+		p.refusals.refused(r.Choice, class, describe(err), now)
 		p.log.Warn("EC2 refuses a launch", "instance", req.Key, "choice", r.Choice.String(), "error", describe(err))
 	case providers.BadConfig:
 		if strings.HasPrefix(code, "InvalidAMIID") {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -196,6 +195,3 @@ func checkSpec(op string, spec any) (Spec, error) {
 	}
 	return s, nil
 }
-
-// textOf is a short text for what EC2 said about a choice.
-func textOf(c choice, err error) string { return fmt.Sprintf("%s: %s", c, describe(err)) }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/rouse-ci/rouse/providers"
 )
 
 // refusals remembers, for all workers of a provider, where EC2 had no machine: such a choice is passed over until its cool-down is over, and
@@ -15,6 +17,7 @@ type refusals struct {
 
 type refusal struct {
 	why     string
+	class   providers.Class // NoCapacity or OverQuota
 	at      time.Time
 	times   int
 	until   time.Time
@@ -28,24 +31,24 @@ const (
 )
 
 // pass says whether a choice may be tried now, or why not.
-func (r *refusals) pass(c choice, now time.Time) (why string, ok bool) {
+func (r *refusals) pass(c choice, now time.Time) (why string, class providers.Class, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.m[c.String()]
 	switch {
 	case e == nil:
-		return "", true
+		return "", 0, true
 	case now.Before(e.until):
-		return fmt.Sprintf("%s (refused %s ago; tried again in %s)", e.why, now.Sub(e.at).Round(time.Second), e.until.Sub(now).Round(time.Second)), false
+		return fmt.Sprintf("%s (refused %s ago; tried again in %s)", e.why, now.Sub(e.at).Round(time.Second), e.until.Sub(now).Round(time.Second)), e.class, false
 	case !e.probing.IsZero() && now.Sub(e.probing) < probeTime:
-		return e.why + " (another launch is trying it now)", false
+		return e.why + " (another launch is trying it now)", e.class, false
 	}
 	e.probing = now
-	return "", true
+	return "", 0, true
 }
 
 // refused notes that EC2 said no.
-func (r *refusals) refused(c choice, why string, now time.Time) {
+func (r *refusals) refused(c choice, class providers.Class, why string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.m == nil {
@@ -61,7 +64,7 @@ func (r *refusals) refused(c choice, why string, now time.Time) {
 	}
 	cool := min(coolFirst<<min(e.times, 8), coolMost)
 	e.times++
-	e.why, e.at, e.until, e.probing = why, now, now.Add(cool), time.Time{}
+	e.why, e.class, e.at, e.until, e.probing = why, class, now, now.Add(cool), time.Time{}
 }
 
 // settled notes that a launch of this choice was made, or failed for a reason that has nothing to do with capacity.
