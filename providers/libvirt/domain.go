@@ -123,6 +123,9 @@ func (g *guest) define(template *libvirtxml.Domain) (string, error) {
 	}
 	for n := range d.Devices.Interfaces {
 		d.Devices.Interfaces[n].MAC = &libvirtxml.DomainInterfaceMAC{Address: macOf(g.key, n)}
+		if n == 0 && g.spec.Identity == ByDHCP {
+			d.Devices.Interfaces[n].MAC.Address = WorkerMAC(g.tags.Worker)
+		}
 		d.Devices.Interfaces[n].Target = nil // libvirt chooses the host's end
 	}
 	if d.OS != nil && d.OS.NVRam != nil {
