@@ -433,7 +433,7 @@ func TestEachKindOfThingIsAskedForOnce(t *testing.T) {
 	}
 }
 
-func TestADryRunIsTheLaunchItselfWithoutATokenAndWithoutASecret(t *testing.T) {
+func TestADryRunIsTheLaunchItselfWithoutAToken(t *testing.T) {
 	t.Parallel()
 	a := &account{}
 	filter := &ImageFilter{Owners: []string{us}, LocationRegex: us + `/ci-(\d+)`}
@@ -486,6 +486,20 @@ func TestAnEndpointThatLaunchesOnADryRunIsUndone(t *testing.T) {
 	}
 	if a.calls["TerminateInstances"] != 1 || a.calls["RunInstances"] != 1 {
 		t.Errorf("%v", a.calls)
+	}
+}
+
+func TestAPreflightStopsAskingWhenEC2FallsSilent(t *testing.T) {
+	t.Parallel()
+	a := &account{errs: map[string]error{"DescribeInstanceTypes": &callError{op: "DescribeInstanceTypes", err: context.DeadlineExceeded}}}
+	found := a.provider(t, Config{}).Check(t.Context(), []any{fine(func(s *Spec) { s.ElasticIP = "192.0.2.9" })})
+	if got := shown(found); got != "?-1 : Not checked: types of instances" || !strings.Contains(found[0].Detail, "No answer") {
+		t.Errorf("%s\n%+v", got, found)
+	}
+	for _, op := range []string{"DescribeKeyPairs", "DescribeAddresses", "RunInstances"} {
+		if a.calls[op] > 0 {
+			t.Errorf("%s was called", op)
+		}
 	}
 }
 
