@@ -17,7 +17,10 @@ const (
 	ResumeGrace  = 2 * time.Minute  // how long a lost agent may take to come back before its builds are given up
 	FirstBackoff = 10 * time.Second // pause of a worker after its first failed substantiation; doubles (Buildbot's quarantine)
 	MaxBackoff   = time.Hour
-	NoticeTries  = 3 // failures in a row before people are told
+
+	// FormerMissing is the missing_timeout of a worker that was removed before the master restarted, so that nobody knows its own: Buildbot's default.
+	FormerMissing = 20 * time.Minute
+	NoticeTries   = 3 // failures in a row before people are told
 )
 
 // State holds everything that is live. It is owned by one goroutine.
@@ -213,7 +216,7 @@ func Restore(sv Saved) *State {
 func (s *State) addWorker(name string) *worker {
 	w := s.workers[name]
 	if w == nil {
-		w = &worker{cfg: Worker{Name: name}, st: WorkerState{Name: name}}
+		w = &worker{cfg: Worker{Name: name, MissingTimeout: FormerMissing}, st: WorkerState{Name: name}}
 		w.facts.Retired = true // until a configuration names it
 		if st, ok := s.former[name]; ok {
 			w.st.Generation, w.st.Paused = st.Generation, st.Paused

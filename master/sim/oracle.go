@@ -192,6 +192,7 @@ func (w *world) checkGone(in core.Instance) {
 // checkEnded: each request ends exactly once, and durably.
 func (w *world) checkEnded(e core.Ended) {
 	w.checkCancelled(e)
+	w.checkRefused(e)
 	w.ended[e.Request]++
 	r, ok := w.disk.requests[e.Request]
 	if w.ended[e.Request] > 1 || !ok || r.State != model.RequestDone || r.Result != e.Result {
@@ -235,7 +236,7 @@ func (w *world) checkSchedules() {
 
 func (w *world) waiting() bool {
 	for _, r := range w.disk.requests {
-		if r.State != model.RequestDone {
+		if r.State != model.RequestDone && !w.forlorn(r) {
 			return true
 		}
 	}
@@ -247,14 +248,14 @@ func (w *world) checkCalm() {
 		w.fail("the end", "the master is down")
 	}
 	for _, id := range sortedKeys(w.disk.requests) {
-		if r := w.disk.requests[id]; r.State != model.RequestDone {
+		if r := w.disk.requests[id]; r.State != model.RequestDone && !w.forlorn(r) {
 			ex, _ := w.core.Explain(w.now, id)
 			w.fail("nothing waits after the calm", "request %d of %s is %s: %s %+v", id, r.Builder, r.State, ex.Text, ex.Candidates)
 		}
 	}
 	for _, id := range sortedKeys(w.disk.builds) {
 		if b := w.disk.builds[id]; b.Phase != model.BuildDone {
-			w.fail("nothing waits after the calm", "build %d is %s", id, b.Phase)
+			w.fail("nothing waits after the calm", "build %d of %s on %s is %s since %s", id, b.Builder, b.Worker, b.Phase, b.AssignedAt.Sub(epoch))
 		}
 	}
 	for _, v := range w.sortedVMs() {

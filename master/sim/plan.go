@@ -33,6 +33,10 @@ func (w *world) plan() {
 			w.rates[k.name] = w.rng.Float64() * k.most
 		}
 	}
+	if w.applies {
+		w.cfg = w.firstConfig()
+		return
+	}
 	w.cfg = core.Config{Generation: 1}
 	for i := range 1 + w.rng.IntN(2) {
 		w.cfg.Providers = append(w.cfg.Providers, core.Provider{Name: fmt.Sprintf("p%d", i), Settle: settle, CheckInterval: 20 * time.Second,
@@ -81,6 +85,10 @@ func (w *world) plan() {
 func (w *world) people() {
 	horizon := time.Duration(w.hours) * time.Hour
 	for t := time.Duration(0); t < horizon; t += w.between(0, 10*time.Minute) {
+		if w.applies && w.chance(0.3) {
+			w.after(t, "reshape", w.reshape)
+			continue
+		}
 		switch x := w.rng.Float64(); {
 		case x < 0.73:
 			w.after(t, "submit", w.submit)
@@ -104,15 +112,23 @@ func (w *world) people() {
 
 func (w *world) submit() {
 	var reqs []core.Request
+	list := w.cfg.Builders
+	if w.applies {
+		list = w.running.Builders
+		if old := w.history[w.rng.IntN(len(w.history))].Builders; w.chance(0.05) {
+			list = old // somebody who has not heard of the change
+		}
+	}
 	for range 1 + w.rng.IntN(4) {
 		w.nextReq++
-		b := w.cfg.Builders[w.rng.IntN(len(w.cfg.Builders))]
+		b := list[w.rng.IntN(len(list))]
 		r := core.Request{ID: w.nextReq, Builder: b.Name, Priority: w.rng.IntN(3), SubmittedAt: w.now, SourceKey: fmt.Sprintf("rev%d", w.rng.IntN(3))}
 		if w.chance(0.1) {
 			r.Worker = b.Workers[w.rng.IntN(len(b.Workers))]
 		}
 		reqs = append(reqs, r)
 	}
+	w.submittedUnder(reqs)
 	w.deliver(core.Submitted{Requests: reqs})
 }
 
@@ -125,7 +141,9 @@ func (w *world) due(e core.Due) {
 	w.ran = append(w.ran, e.At)
 	w.disk.schedules[e.Scheduler] = e.At
 	epoch := w.epoch
-	w.submit()
+	if !w.quiet || !w.applies { // in the calm, schedulers go on and people do not
+		w.submit()
+	}
 	if w.epoch == epoch {
 		w.deliver(core.Scheduled{Scheduler: e.Scheduler, At: e.At})
 	}
@@ -140,8 +158,17 @@ func (w *world) cancel() {
 	w.deliver(core.CancelAsked{Request: id, Reason: "not wanted"})
 }
 
+// anyWorker is the name of one that is configured.
+func (w *world) anyWorker() string {
+	list := w.cfg.Workers
+	if w.applies {
+		list = w.running.Workers
+	}
+	return list[w.rng.IntN(len(list))].Name
+}
+
 func (w *world) pause() {
-	name := w.cfg.Workers[w.rng.IntN(len(w.cfg.Workers))].Name
+	name := w.anyWorker()
 	w.deliver(core.PauseAsked{Worker: name, Reason: "maintenance"})
 	w.after(w.between(time.Minute, time.Hour), "unpause", func() { w.insist(core.PauseAsked{Worker: name}) })
 }
@@ -154,7 +181,7 @@ func (w *world) insist(ev core.Event) {
 }
 
 func (w *world) endInstance() {
-	name := w.cfg.Workers[w.rng.IntN(len(w.cfg.Workers))].Name
+	name := w.anyWorker()
 	for _, v := range w.sortedVMs() {
 		if v.worker == name {
 			w.ordered[v.key] = true
@@ -165,6 +192,10 @@ func (w *world) endInstance() {
 
 // reconfigure changes a worker's machine, takes a worker away for a while, or changes a timeout.
 func (w *world) reconfigure() {
+	if w.applies {
+		w.reshape()
+		return
+	}
 	c := w.cfg
 	c.Workers = append([]core.Worker(nil), c.Workers...)
 	i := w.rng.IntN(len(c.Workers))

@@ -13,6 +13,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/rouse-ci/rouse/master/model"
 )
 
 // Options say what to run.
@@ -21,6 +23,9 @@ type Options struct {
 	Hours int       // of virtual time with work and faults; 0 = 6
 	Trace io.Writer // every event, effect and fault; may be nil
 	Calm  bool      // no faults at all
+
+	// Applies makes it a day on which the configuration changes all the time, and in all ways.
+	Applies bool
 }
 
 // Result is what a run did.
@@ -32,6 +37,7 @@ type Result struct {
 	Builds    int
 	Instances int
 	Crashes   int
+	Applies   int            // configurations that were in force
 	Wakes     int            // of instances that were switched off
 	Faults    map[string]int // by kind
 }
@@ -83,7 +89,7 @@ func RunTwice(o Options) (Result, error) {
 
 func (w *world) result() Result {
 	return Result{Seed: w.seed, Hash: w.hash.Sum64(), Steps: w.steps, Requests: int(w.nextReq), Builds: len(w.disk.builds),
-		Instances: w.made, Crashes: w.crashes, Wakes: w.wakes, Faults: w.faults}
+		Instances: w.made, Crashes: w.crashes, Applies: len(w.history), Wakes: w.wakes, Faults: w.faults}
 }
 
 // trace writes one line into the hash, and to a person if one watches.
@@ -123,6 +129,7 @@ func newWorld(o Options) *world {
 		seed: o.Seed, rng: rand.New(rand.NewPCG(o.Seed, 0x726f757365)), now: epoch, out: o.Trace, hash: fnv.New64a(), line: &strings.Builder{},
 		hours: o.Hours, quiet: o.Calm, calm: o.Calm, faults: map[string]int{}, rates: map[string]float64{}, agents: map[string][]*agent{}, vms: map[key]*vm{},
 		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, slept: map[key]time.Duration{}, offSince: map[key]time.Time{}, ordered: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
+		applies: o.Applies, queued: map[reqID]model.Generation{}, refusable: map[reqID]bool{},
 	}
 	w.plan()
 	return w

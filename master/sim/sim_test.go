@@ -73,3 +73,27 @@ func (r *Result) add(o Result) {
 		r.Faults[k] += n
 	}
 }
+
+// TestSeedsOfApplies runs days on which the configuration changes all the time, half as many as TestSeeds: no build is lost, no busy instance is ended, what
+// does not change is left alone, and in the end it is as if the last configuration had been the only one.
+func TestSeedsOfApplies(t *testing.T) {
+	t.Parallel()
+	var total Result
+	applies := 0
+	for seed := *first; seed < *first+uint64((*seeds+1)/2) && !t.Failed(); seed++ {
+		o := Options{Seed: seed, Applies: true}
+		if *trace && seed == *first {
+			o.Trace = os.Stderr
+		}
+		r, err := RunTwice(o)
+		total.Steps, total.Requests, total.Builds, total.Crashes = total.Steps+r.Steps, total.Requests+r.Requests, total.Builds+r.Builds, total.Crashes+r.Crashes
+		applies += r.Applies
+		if err != nil {
+			t.Errorf("%v\n  to see it: go test ./master/sim -run TestSeedsOfApplies -args -first %d -seeds 1 -trace", err, seed)
+		}
+	}
+	t.Logf("%d configurations, %d steps, %d requests, %d builds, %d crashes", applies, total.Steps, total.Requests, total.Builds, total.Crashes)
+	if n := (*seeds + 1) / 2; *seeds >= 200 && !t.Failed() && (applies < 8*n || total.Builds < 10*n) {
+		t.Errorf("only %d configurations and %d builds in %d seeds: the days are too empty to show anything", applies, total.Builds, n)
+	}
+}

@@ -46,6 +46,9 @@ type world struct {
 	cfg        core.Config // what people want
 	running    core.Config // what is applied
 	generation model.Generation
+	history    []core.Config // what was ever in force
+	inForce    int           // 1 + the life of the master in which the last of them was applied
+	applies    bool          // see Options.Applies
 	runners    map[buildID]*runner
 	creating   map[opID]key
 
@@ -62,8 +65,10 @@ type world struct {
 
 	// What the oracles remember.
 	ended     map[reqID]int
-	ordered   map[key]bool          // somebody ordered its end
-	cancelled map[reqID]bool        // somebody asked for that
+	ordered   map[key]bool   // somebody ordered its end
+	cancelled map[reqID]bool // somebody asked for that
+	queued    map[reqID]model.Generation
+	refusable map[reqID]bool        // its builder was not configured when it came
 	jumps     []jump                // of the clock
 	ran       []time.Time           // when the scheduler's requests were stored
 	slept     map[key]time.Duration // how long an instance was off, before the last time
@@ -159,8 +164,13 @@ func (w *world) run() {
 	w.running, w.generation = w.cfg, 1
 	w.start()
 	for _, wk := range w.cfg.Workers {
-		if !wk.Latent() {
+		if !wk.Latent() && !w.applies {
 			w.bootStandard(wk.Name)
+		}
+	}
+	if w.applies {
+		for i := range standards {
+			w.bootStandard(fmt.Sprintf("s%d", i))
 		}
 	}
 	w.people()
@@ -169,13 +179,23 @@ func (w *world) run() {
 	// The calm: faults stop, people go home, everything must come to its end by itself.
 	w.quiet = true
 	w.trace("CALM")
-	w.checkSchedules()
-	w.cfg.Schedulers = nil
-	w.apply(w.cfg)
+	if w.applies {
+		w.apply(w.running)
+	} else {
+		w.checkSchedules()
+		w.cfg.Schedulers = nil
+		w.apply(w.cfg)
+	}
 	for h := 0; h < 3 || h < 36 && w.waiting(); h++ {
 		w.runUntil(w.now.Add(time.Hour))
 	}
+	if w.applies { // away from the moments when schedulers are due
+		w.runUntil(w.now.Truncate(time.Hour).Add(67 * time.Minute))
+	}
 	w.checkCalm()
+	if w.applies {
+		w.checkSame()
+	}
 	w.deliver(core.Stopping{Policy: core.StopDrain})
 	w.runUntil(w.now.Add(time.Hour))
 	w.checkEnd()
@@ -188,9 +208,9 @@ func (w *world) start() {
 		w.deliver(core.ConfigApplied{Config: w.running})
 	} else if w.chance(0.5) { // both orders must do
 		w.deliver(core.Restarted{})
-		w.deliver(core.ConfigApplied{Config: w.running})
+		w.deliver(core.ConfigApplied{Config: w.withRetired(w.running)})
 	} else {
-		w.deliver(core.ConfigApplied{Config: w.running})
+		w.deliver(core.ConfigApplied{Config: w.withRetired(w.running)})
 		w.deliver(core.Restarted{})
 	}
 }
@@ -227,6 +247,14 @@ func (w *world) deliver(ev core.Event) bool {
 	w.steps++
 	b := w.core.Step(w.now, ev)
 	w.commit(b)
+	if c, ok := ev.(core.ConfigApplied); ok {
+		if w.inForce == w.epoch+1 {
+			w.checkUntouched(w.history[len(w.history)-1], c.Config, b.Effects)
+		}
+		w.inForce = w.epoch + 1
+		c.Config.Retired, c.Config.RetiredLocks = nil, nil
+		w.history = append(w.history, c.Config)
+	}
 	if err := w.core.Check(); err != nil {
 		w.fail("invariant", "after %T: %v", ev, err)
 	}
@@ -281,6 +309,7 @@ func (w *world) effect(e core.Effect) {
 	case core.Hangup:
 		w.hangup(e)
 	case core.StartBuild:
+		w.checkDefinition(e.Build)
 		w.checkBegun(e)
 		w.inMaster(soon, fmt.Sprintf("start build %d", e.Build.ID), func() { w.startBuild(e) })
 	case core.StopBuild:
