@@ -81,8 +81,9 @@ func expression(prefix string, e hcl.Expr, secrets []string) attr {
 	return attr{path: join(prefix, e.Path), value: e.Text, isExpr: true, expr: e, sensitive: holdsText(e.Text, secrets)}
 }
 
-// judgeBuilder leaves the order of steps away where the steps that come and go say it already.
-func judgeBuilder(c *Change, o, n *hcl.Builder) {
+// judgeBuilder leaves the order of steps away where the steps that come and go say it already, and tells a change of the definition, which what runs or waits
+// keeps, from one of who builds and when, which holds for what waits, too.
+func (pl *planner) judgeBuilder(c *Change, o, n *hcl.Builder) {
 	common := func(a, b *hcl.Builder) (names []string) {
 		for _, s := range a.Steps {
 			if slices.ContainsFunc(b.Steps, func(t *hcl.Step) bool { return t.Name == s.Name }) {
@@ -97,7 +98,10 @@ func judgeBuilder(c *Change, o, n *hcl.Builder) {
 	switch {
 	case len(c.Attributes) == 0:
 		c.Action = NoOp
-	case c.Action == Update:
+	case slices.ContainsFunc(c.Attributes, func(a Attribute) bool {
+		return a.Path == "steps" || a.Path == "env" || a.Path == "build_dir" || under(a.Path, "step") || under(a.Path, "properties")
+	}):
+		pl.redefined[n.Name] = true
 		c.Note = "new requests are built so; what runs or waits keeps its definition"
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // Compute makes the plan. It does not fail: what is wrong with the fleet or the providers is among the Diagnostics.
 func Compute(in Input) *Plan {
-	pl := &planner{Input: in, old: in.Old, p: &Plan{
+	pl := &planner{Input: in, old: in.Old, redefined: map[string]bool{}, p: &Plan{
 		FormatVersion: FormatVersion, Master: in.Master, Base: in.Base, Next: in.Base, CreatedAt: in.Now.UTC(), Offline: in.Offline, Refreshed: in.Refreshed,
 		Changes: []Change{}, Instances: []Instance{}, Work: []Work{}, Resolved: []Resolved{}, Drift: []Drift{}, Diagnostics: []Diagnostic{},
 		Summary: Summary{Instances: map[Fate]int{}},

@@ -126,7 +126,7 @@ func (pl *planner) instances() {
 				continue
 			}
 			known[model.InstanceKey(x.Key)] = true
-			reason := "it carries this master's tag and is in no record: the sweep destroys it (or `rouse reap`, at once)"
+			reason := "it carries this master's tag and is in no record: the sweep destroys it, or at once `rouse reap`"
 			pl.p.Instances = append(pl.p.Instances, Instance{Key: string(x.Key), Worker: x.Worker, Provider: name, ID: x.ID, State: x.State.String(), Fate: DestroyOrphan, Reason: reason})
 			pl.p.Drift = append(pl.p.Drift, Drift{Kind: "orphan", Address: pl.providerAt(name), Instance: string(x.Key), Text: "an instance with this master's tag that no record knows"})
 		}

@@ -376,6 +376,7 @@ func TestRunningBuildsAndWaitingRequestsKeepTheirDefinition(t *testing.T) {
 	}{
 		{"nothing", base, nil},
 		{"a step", edit(t, base, `"make", "test"`, `"make", "check"`), []string{"build 5 keeps-definition", "request 21 keeps-definition"}},
+		{"another place to build", edit(t, base, "count    = 3", "count    = 4"), nil},
 		{"a builder less", noDoc, []string{"build 6 builder-removed", "request 22 builder-removed"}},
 		{"a worker replaced", edit(t, base, `"large"`, `"huge"`), []string{"build 6 worker-replaced"}},
 		{"a worker less", edit(t, base, base[strings.Index(base, `worker "big"`):strings.Index(base, `builder "app"`)], "", "worker.big", "worker.linux"), []string{"build 6 worker-removed", "request 22 no-worker"}},

@@ -19,6 +19,8 @@ type planner struct {
 	fleet  *fleet
 	folded []folded
 
+	redefined map[string]bool // builders whose builds are made otherwise
+
 	oldSecrets, newSecrets []string // texts of sensitive variables
 	oldWorkers, newWorkers map[string]*hcl.Worker
 	byAddress              map[string]*Change // once all changes are there
@@ -99,7 +101,7 @@ func (pl *planner) resources() {
 	compare(pl, kindOf[hcl.Worker]{kind: "worker", name: func(x *hcl.Worker) string { return x.Name }, address: func(x *hcl.Worker) string { return x.Name },
 		rng: func(x *hcl.Worker) hcl2.Range { return x.Range }, same: sameWorker, flat: workerAttrs, judge: pl.judgeWorker}, old.Workers, new.Workers)
 	compare(pl, kindOf[hcl.Builder]{kind: "builder", name: func(x *hcl.Builder) string { return x.Name }, address: func(x *hcl.Builder) string { return x.Name },
-		rng: func(x *hcl.Builder) hcl2.Range { return x.Range }, same: pl.sameBuilder, flat: pl.builderAttrs, judge: judgeBuilder}, old.Builders, new.Builders)
+		rng: func(x *hcl.Builder) hcl2.Range { return x.Range }, same: pl.sameBuilder, flat: pl.builderAttrs, judge: pl.judgeBuilder}, old.Builders, new.Builders)
 	compare(pl, kindOf[hcl.Scheduler]{kind: "scheduler", name: func(x *hcl.Scheduler) string { return x.Name }, address: func(x *hcl.Scheduler) string { return x.Kind + "." + x.Name },
 		rng: func(x *hcl.Scheduler) hcl2.Range { return x.Range }, same: sameScheduler, flat: schedulerAttrs, judge: judgeScheduler}, old.Schedulers, new.Schedulers)
 	for i := range pl.p.Changes {

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bufio"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -335,12 +334,12 @@ var fates = []struct {
 	fate Fate
 	text string
 }{
-	{ReplaceWhenIdle, "replaced at once: idle"},
+	{ReplaceWhenIdle, "replaced now"},
 	{ReplaceAfterWork, "replaced after its build"},
-	{End, "ended at once: idle"},
+	{End, "ended now"},
 	{EndAfterWork, "ended after its build"},
 	{Adopt, "adopted"},
-	{DestroyOrphan, "destroyed: an orphan"},
+	{DestroyOrphan, "destroyed as an orphan"},
 	{Lost, "gone already"},
 	{Ending, "ending already"},
 }
@@ -366,13 +365,20 @@ func (t *text) instances() {
 			if len(x.Builds) > 0 {
 				what = strings.Replace(what, "its build", buildList(x), 1)
 			}
-			t.line("    %s %s", clean(x.Key), t.paint("quiet", clean("# "+detail(what, cmp.Or(x.Reason, "")))))
+			t.line("    %s %s", clean(x.Key), t.paint("quiet", clean("# "+because(what, x.Reason))))
 		}
 	}
 	if kept > 0 {
 		t.line("    %s", t.paint("quiet", fmt.Sprintf("# (%s hidden)", plural(kept, "kept instance"))))
 	}
 	t.line("")
+}
+
+func because(what, reason string) string {
+	if reason == "" {
+		return what
+	}
+	return what + ": " + reason
 }
 
 func buildList(x *Instance) string {

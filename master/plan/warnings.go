@@ -149,12 +149,12 @@ func (pl *planner) strandedRequests() {
 		}
 		address := "builder." + o.Name
 		if pl.action(address) == Remove {
-			pl.warn("A builder with waiting requests is removed", fmt.Sprintf("%s for %s. They are kept, and wait until a builder of this name is configured again; `rouse cancel` ends them.",
+			pl.warn("A builder with waiting requests is removed", fmt.Sprintf("%s for %s. What waits is kept until a builder of this name is configured again; `rouse cancel` ends it.",
 				verb(n, "request waits", "requests wait"), address), address, nil)
 			continue
 		}
 		if !slices.ContainsFunc(o.Workers, func(w string) bool { return pl.newWorkers[w] != nil }) {
-			pl.warn("A builder loses all its workers", fmt.Sprintf("%s for %s, and none of %s remains. They are built by those that it has now, or wait.",
+			pl.warn("A builder loses all its workers", fmt.Sprintf("%s for %s, and of its workers, %s, none remains. What waits is for those that it has now.",
 				verb(n, "request waits", "requests wait"), address, some(o.Workers)), address, nil)
 		}
 	}

@@ -22,7 +22,7 @@ func (pl *planner) work() {
 				w.Effect, w.Text = "worker-removed", "goes on to its end; then its worker's machine ends"
 			case worker == Replace:
 				w.Effect, w.Text = "worker-replaced", "goes on to its end; then its worker's machine is replaced"
-			case builder == Update:
+			case pl.redefined[b.Builder]:
 				w.Effect, w.Text = "keeps-definition", fmt.Sprintf("goes on with the definition of generation %d", b.Generation)
 			default:
 				continue
@@ -41,7 +41,7 @@ func (pl *planner) work() {
 			w.Effect, w.Text = "builder-removed", "waits until its builder is configured again, or it is cancelled"
 		case r.Worker != "" && pl.action("worker."+r.Worker) == Remove:
 			w.Effect, w.Text = "no-worker", fmt.Sprintf("waits: only %s may build it, and that is removed", r.Worker)
-		case builder == Update:
+		case pl.redefined[r.Builder]:
 			w.Effect, w.Text = "keeps-definition", fmt.Sprintf("is built with the definition of generation %d", r.Generation)
 		default:
 			continue
