@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -66,8 +67,14 @@ func (a *app) run(args []string) int {
 	if errors.As(err, &u) {
 		fmt.Fprintf(a.stderr, "\nRun this for help: %s -help\n", cmd.CommandPath())
 	}
+	if code, err := strconv.Atoi(cmd.Annotations[errorCode]); err == nil {
+		return code
+	}
 	return 1
 }
+
+// errorCode is the annotation of a command whose exit code 1 has a meaning of its own: errors end it with this one.
+const errorCode = "error-code"
 
 // usageError is a mistake in the command line.
 type usageError struct{ err error }

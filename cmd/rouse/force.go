@@ -30,10 +30,13 @@ func newForceCmd(a *app) *cobra.Command {
 		Long: `Ask for a build of a builder that a force scheduler reaches.
 
 Without -wait, the program ends as soon as the request is stored: from then on it is built, whatever happens to the master.
-With -wait or -follow it stays until the end, and its exit code is 0 for success and warnings, 1 for every other result.
-Ctrl-C then ends the program, not the build.
+With -wait or -follow it stays until the end, and the exit code tells the result. Ctrl-C then ends the program, not the build.
 
-A property's value is read as JSON if it is JSON (3, true, ["a"]), else as text.`,
+A property's value is read as JSON if it is JSON (3, true, ["a"]), else as text.
+
+Exit codes: 0 success or warnings (without -wait: the request is stored), 1 every other result of the build, 3 an error: the command is wrong, the
+master does not answer or refuses, and no result is known; 130 after Ctrl-C.`,
+		Annotations: map[string]string{errorCode: "3"},
 		Example: `  rouse force hello
   rouse force hello -wait -branch=main -property=suite=fast -reason="try the new compiler"
   rouse force hello -follow                # prints the logs as they grow`,
