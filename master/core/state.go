@@ -20,6 +20,9 @@ const (
 
 	// FormerMissing is the missing_timeout of a worker that was removed before the master restarted, so that nobody knows its own: Buildbot's default.
 	FormerMissing = 20 * time.Minute
+
+	FormerSettle = 10 * time.Minute // the same of a provider: longer than any that is known needs
+	FormerCheck  = 20 * time.Second
 	NoticeTries   = 3 // failures in a row before people are told
 )
 

@@ -352,6 +352,9 @@ func (s *State) policyOf(w *worker) latent.Policy {
 	if w.facts.Instance != nil {
 		name = w.facts.Instance.Provider
 	}
+	if w.facts.Instance != nil { // its block may have been removed before a restart: then nobody knows how it counts
+		p.Settle, p.CheckInterval, p.DestroyBackoff = FormerSettle, FormerCheck, FormerCheck
+	}
 	if pr := s.providers[name]; pr != nil {
 		p.Settle, p.CheckInterval, p.DestroyBackoff = pr.cfg.Settle, pr.cfg.CheckInterval, pr.cfg.DestroyBackoff
 	}
