@@ -14,24 +14,23 @@ type call[I, O any] func(ctx context.Context, in *I) (*O, error)
 // api is every call that this package makes; the policy in contrib/ec2 names exactly these. It holds funcs, never a client: a *ec2.Client that
 // can be reached from an interface or a struct's field makes the linker keep all of its 700 operations (30 MB).
 type api struct {
-	RunInstances       call[ec2.RunInstancesInput, ec2.RunInstancesOutput]
-	DescribeInstances  call[ec2.DescribeInstancesInput, ec2.DescribeInstancesOutput]
-	TerminateInstances call[ec2.TerminateInstancesInput, ec2.TerminateInstancesOutput]
-	StopInstances      call[ec2.StopInstancesInput, ec2.StopInstancesOutput]
-	StartInstances     call[ec2.StartInstancesInput, ec2.StartInstancesOutput]
-	GetConsoleOutput   call[ec2.GetConsoleOutputInput, ec2.GetConsoleOutputOutput]
+	RunInstances           call[ec2.RunInstancesInput, ec2.RunInstancesOutput]
+	DescribeInstances      call[ec2.DescribeInstancesInput, ec2.DescribeInstancesOutput]
+	DescribeInstanceStatus call[ec2.DescribeInstanceStatusInput, ec2.DescribeInstanceStatusOutput]
+	TerminateInstances     call[ec2.TerminateInstancesInput, ec2.TerminateInstancesOutput]
+	StopInstances          call[ec2.StopInstancesInput, ec2.StopInstancesOutput]
+	StartInstances         call[ec2.StartInstancesInput, ec2.StartInstancesOutput]
+	GetConsoleOutput       call[ec2.GetConsoleOutputInput, ec2.GetConsoleOutputOutput]
 
-	DescribeImages                 call[ec2.DescribeImagesInput, ec2.DescribeImagesOutput]
-	DescribeSpotPriceHistory       call[ec2.DescribeSpotPriceHistoryInput, ec2.DescribeSpotPriceHistoryOutput]
-	DescribeSubnets                call[ec2.DescribeSubnetsInput, ec2.DescribeSubnetsOutput]
-	DescribeSecurityGroups         call[ec2.DescribeSecurityGroupsInput, ec2.DescribeSecurityGroupsOutput]
-	DescribeKeyPairs               call[ec2.DescribeKeyPairsInput, ec2.DescribeKeyPairsOutput]
-	DescribeLaunchTemplates        call[ec2.DescribeLaunchTemplatesInput, ec2.DescribeLaunchTemplatesOutput]
-	DescribeLaunchTemplateVersions call[ec2.DescribeLaunchTemplateVersionsInput, ec2.DescribeLaunchTemplateVersionsOutput]
-	DescribeInstanceTypes          call[ec2.DescribeInstanceTypesInput, ec2.DescribeInstanceTypesOutput]
-	DescribeInstanceTypeOfferings  call[ec2.DescribeInstanceTypeOfferingsInput, ec2.DescribeInstanceTypeOfferingsOutput]
-	DescribeAvailabilityZones      call[ec2.DescribeAvailabilityZonesInput, ec2.DescribeAvailabilityZonesOutput]
-	DescribeAccountAttributes      call[ec2.DescribeAccountAttributesInput, ec2.DescribeAccountAttributesOutput]
+	DescribeImages                call[ec2.DescribeImagesInput, ec2.DescribeImagesOutput]
+	DescribeSpotPriceHistory      call[ec2.DescribeSpotPriceHistoryInput, ec2.DescribeSpotPriceHistoryOutput]
+	DescribeSubnets               call[ec2.DescribeSubnetsInput, ec2.DescribeSubnetsOutput]
+	DescribeSecurityGroups        call[ec2.DescribeSecurityGroupsInput, ec2.DescribeSecurityGroupsOutput]
+	DescribeKeyPairs              call[ec2.DescribeKeyPairsInput, ec2.DescribeKeyPairsOutput]
+	DescribeLaunchTemplates       call[ec2.DescribeLaunchTemplatesInput, ec2.DescribeLaunchTemplatesOutput]
+	DescribeInstanceTypes         call[ec2.DescribeInstanceTypesInput, ec2.DescribeInstanceTypesOutput]
+	DescribeInstanceTypeOfferings call[ec2.DescribeInstanceTypeOfferingsInput, ec2.DescribeInstanceTypeOfferingsOutput]
+	DescribeAvailabilityZones     call[ec2.DescribeAvailabilityZonesInput, ec2.DescribeAvailabilityZonesOutput]
 
 	DescribeAddresses   call[ec2.DescribeAddressesInput, ec2.DescribeAddressesOutput]
 	AssociateAddress    call[ec2.AssociateAddressInput, ec2.AssociateAddressOutput]
@@ -55,24 +54,23 @@ func newAPI(g *governor, c clients) *api {
 	run, describe, terminate, other := c.run(), c.describe(), c.terminate(), c.other()
 	prices, identity := c.pricing(), c.sts()
 	return &api{
-		RunInstances:       governed(g, classRun, "RunInstances", run.RunInstances),
-		DescribeInstances:  governed(g, classDescribe, "DescribeInstances", describe.DescribeInstances),
-		TerminateInstances: governed(g, classTerminate, "TerminateInstances", terminate.TerminateInstances),
-		StopInstances:      governed(g, classStop, "StopInstances", terminate.StopInstances),
-		StartInstances:     governed(g, classStart, "StartInstances", run.StartInstances),
-		GetConsoleOutput:   governed(g, classConsole, "GetConsoleOutput", other.GetConsoleOutput),
+		RunInstances:           governed(g, classRun, "RunInstances", run.RunInstances),
+		DescribeInstances:      governed(g, classDescribe, "DescribeInstances", describe.DescribeInstances),
+		DescribeInstanceStatus: governed(g, classDescribe, "DescribeInstanceStatus", describe.DescribeInstanceStatus),
+		TerminateInstances:     governed(g, classTerminate, "TerminateInstances", terminate.TerminateInstances),
+		StopInstances:          governed(g, classStop, "StopInstances", terminate.StopInstances),
+		StartInstances:         governed(g, classStart, "StartInstances", run.StartInstances),
+		GetConsoleOutput:       governed(g, classConsole, "GetConsoleOutput", other.GetConsoleOutput),
 
-		DescribeImages:                 governed(g, classDescribe, "DescribeImages", other.DescribeImages),
-		DescribeSpotPriceHistory:       governed(g, classDescribe, "DescribeSpotPriceHistory", other.DescribeSpotPriceHistory),
-		DescribeSubnets:                governed(g, classDescribe, "DescribeSubnets", other.DescribeSubnets),
-		DescribeSecurityGroups:         governed(g, classDescribe, "DescribeSecurityGroups", other.DescribeSecurityGroups),
-		DescribeKeyPairs:               governed(g, classDescribe, "DescribeKeyPairs", other.DescribeKeyPairs),
-		DescribeLaunchTemplates:        governed(g, classDescribe, "DescribeLaunchTemplates", other.DescribeLaunchTemplates),
-		DescribeLaunchTemplateVersions: governed(g, classDescribe, "DescribeLaunchTemplateVersions", other.DescribeLaunchTemplateVersions),
-		DescribeInstanceTypes:          governed(g, classDescribe, "DescribeInstanceTypes", other.DescribeInstanceTypes),
-		DescribeInstanceTypeOfferings:  governed(g, classDescribe, "DescribeInstanceTypeOfferings", other.DescribeInstanceTypeOfferings),
-		DescribeAvailabilityZones:      governed(g, classDescribe, "DescribeAvailabilityZones", other.DescribeAvailabilityZones),
-		DescribeAccountAttributes:      governed(g, classDescribe, "DescribeAccountAttributes", other.DescribeAccountAttributes),
+		DescribeImages:                governed(g, classDescribe, "DescribeImages", other.DescribeImages),
+		DescribeSpotPriceHistory:      governed(g, classDescribe, "DescribeSpotPriceHistory", other.DescribeSpotPriceHistory),
+		DescribeSubnets:               governed(g, classDescribe, "DescribeSubnets", other.DescribeSubnets),
+		DescribeSecurityGroups:        governed(g, classDescribe, "DescribeSecurityGroups", other.DescribeSecurityGroups),
+		DescribeKeyPairs:              governed(g, classDescribe, "DescribeKeyPairs", other.DescribeKeyPairs),
+		DescribeLaunchTemplates:       governed(g, classDescribe, "DescribeLaunchTemplates", other.DescribeLaunchTemplates),
+		DescribeInstanceTypes:         governed(g, classDescribe, "DescribeInstanceTypes", other.DescribeInstanceTypes),
+		DescribeInstanceTypeOfferings: governed(g, classDescribe, "DescribeInstanceTypeOfferings", other.DescribeInstanceTypeOfferings),
+		DescribeAvailabilityZones:     governed(g, classDescribe, "DescribeAvailabilityZones", other.DescribeAvailabilityZones),
 
 		DescribeAddresses:   governed(g, classDescribe, "DescribeAddresses", other.DescribeAddresses),
 		AssociateAddress:    governed(g, classMutate, "AssociateAddress", other.AssociateAddress),

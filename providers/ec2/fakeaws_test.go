@@ -28,6 +28,7 @@ type fakeEC2 struct {
 	byToken   map[string]*types.Instance
 	calls     map[string]int
 	addresses []types.Address
+	statuses  []types.InstanceStatus
 
 	onRun     func(in *ec2.RunInstancesInput) error // refuses
 	lose      func(in *ec2.RunInstancesInput) bool  // the launch is done, its reply is lost
@@ -52,6 +53,11 @@ func (a *fakeEC2) api() *api {
 		DisassociateAddress: func(_ context.Context, in *ec2.DisassociateAddressInput) (*ec2.DisassociateAddressOutput, error) {
 			a.count("DisassociateAddress")
 			return &ec2.DisassociateAddressOutput{}, nil
+		},
+		DescribeInstanceStatus: func(context.Context, *ec2.DescribeInstanceStatusInput) (*ec2.DescribeInstanceStatusOutput, error) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return &ec2.DescribeInstanceStatusOutput{InstanceStatuses: slices.Clone(a.statuses)}, nil
 		},
 		StopInstances: func(_ context.Context, in *ec2.StopInstancesInput) (*ec2.StopInstancesOutput, error) {
 			a.count("StopInstances")

@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,9 @@ type memory struct {
 	mu        sync.Mutex
 	m         map[providers.Key]*known
 	launching int64 // admitted, and not launched or refused yet
+
+	impaired map[string]string // what is wrong with instances, by ID; replaced as a whole
+	healthAt time.Time         // when to ask next
 }
 
 type known struct {
@@ -79,6 +83,20 @@ func (m *memory) find(key providers.Key) (known, bool) {
 		return known{}, false
 	}
 	return *k, true
+}
+
+// notes are what people should know of an instance.
+func (m *memory) notes(s seen) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []string
+	if text := m.impaired[s.ID]; text != "" && !s.leaving() {
+		list = append(list, text)
+	}
+	if k := m.m[s.Key]; k != nil && k.note != "" {
+		list = append(list, k.note)
+	}
+	return strings.Join(list, "; ")
 }
 
 // change changes what is known of a key, if anything is.

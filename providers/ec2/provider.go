@@ -135,6 +135,7 @@ func (p *provider) sweep(ctx context.Context) ([]seen, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.health(list)
 	return p.memory.merge(list, time.Now(), p.cfg.Settle), nil
 }
 
@@ -165,7 +166,7 @@ func (p *provider) show(s seen) providers.Instance {
 		r, err := p.journal.load(s.Key)
 		unexpected = err == nil && r != nil
 	}
-	return s.instance(unexpected, k.note)
+	return s.instance(unexpected, p.memory.notes(s))
 }
 
 // recorded is an instance that only its record knows.
