@@ -24,40 +24,38 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "%q is no key", req.Key)
 	case !ok:
 		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "the specification is a %T, not one of libvirt's", req.Spec)
-	case req.Owner != p.owner || !owned(req.Key, req.Owner):
-		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "the key %s is not one of this master's", req.Key)
+	case req.Owner != p.owner:
+		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "the owner %s is not this master", req.Owner)
 	}
-	unlock, err := p.keys.lock(ctx, req.Key)
+	unlock, err := keys.lock(ctx, p.records.file(req.Key))
 	if err != nil {
 		return providers.Instance{}, err
 	}
 	defer unlock()
-	rec, known := p.records.load(req.Key)
+	rec, err := p.records.reload(req.Key)
+	if err != nil {
+		return providers.Instance{}, providers.Errorf(providers.Transient, "create", "%w", err)
+	}
 	if rec.Ended {
 		return providers.Instance{Key: req.Key, Worker: req.Worker, State: providers.Gone, Detail: "its end was asked for"}, nil
 	}
-	if known || p.mayExist(req.Key) { // an earlier call may have gone through
-		f, err := p.find(ctx, "create", req.Key)
-		switch {
-		case err != nil:
-			return providers.Instance{}, err
-		case f != nil && f.foreign:
-			return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "host %s has a domain %s that is not ours; it is left alone", f.host.Name, f.domain.Name)
-		case f != nil && f.domain != nil:
-			return p.instance(req.Key, f.host, f.domain), nil
-		case f != nil: // volumes that nobody uses
-			for _, v := range f.volumes {
-				if err := f.link.DeleteVolume(ctx, v.Pool, v.Name); err != nil {
-					return providers.Instance{}, classify("create", f.host.Name, err)
-				}
+	f, err := p.find(ctx, "create", req.Key) // an earlier call may have gone through
+	switch {
+	case err != nil && (len(p.hosts) == 1 || rec.Host != ""):
+		return providers.Instance{}, err
+	case f != nil && f.foreign:
+		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "host %s has a domain %s that is not ours; it is left alone", f.host.Name, f.domain.Name)
+	case f != nil && f.domain != nil:
+		return p.instance(req.Key, f.host, f.domain), nil
+	case f != nil: // volumes that nobody uses
+		for _, v := range f.volumes {
+			if err := f.link.DeleteVolume(ctx, v.Pool, v.Name); err != nil {
+				return providers.Instance{}, classify("create", f.host.Name, err)
 			}
 		}
 	}
 	return p.make(ctx, req, spec, rec)
 }
-
-// mayExist says whether a key without a record could be there all the same: after the state directory was lost. Looking costs one call.
-func (p *provider) mayExist(providers.Key) bool { return true }
 
 func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec Spec, rec record) (in providers.Instance, err error) {
 	h, err := p.place(ctx, req.Key, spec, rec.Host)
@@ -81,7 +79,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 		return in, providers.Errorf(providers.BadConfig, "create",
 			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
 	}
-	rec = record{Host: h.Name, Pool: m.pool, Image: m.base.fingerprint(), At: time.Now()}
+	rec = record{Worker: req.Worker, Host: h.Name, Pool: m.pool, Image: m.base.fingerprint(), At: time.Now()}
 	if err := p.records.save(req.Key, rec); err != nil {
 		return in, providers.Errorf(providers.Transient, "create", "remember the place of %s: %w", req.Key, err)
 	}
@@ -129,7 +127,7 @@ func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m 
 		}
 		g.tags.Fast = false
 		err = errors.Join(err, l.Destroy(ctx, domainName(g.key)))
-		left, lookErr := volumesOf(ctx, l, m.pool, g.key)
+		left, lookErr := p.volumesOf(ctx, l, m.pool, g.key)
 		err = errors.Join(err, lookErr)
 		for _, v := range left {
 			err = errors.Join(err, l.DeleteVolume(ctx, v.Pool, v.Name))
@@ -148,7 +146,7 @@ func (p *provider) undo(l link, h *host, g *guest, m *materials, err error) erro
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	left, lookErr := volumesOf(ctx, l, m.pool, g.key)
+	left, lookErr := p.volumesOf(ctx, l, m.pool, g.key)
 	for _, v := range left {
 		if delErr := l.DeleteVolume(ctx, v.Pool, v.Name); delErr != nil {
 			lookErr = delErr
@@ -334,7 +332,7 @@ func among(ctx context.Context, l link, pool string) string {
 
 // volumes makes an instance's disk, and its seed if it has one.
 func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) error {
-	name := prefix + string(g.key) + diskSuffix
+	name := volumeName(p.owner, g.key, diskSuffix)
 	if g.spec.Clone == "copy" {
 		text, err := whole(name, m.base.Format, m.base.Capacity)
 		if err != nil {
@@ -356,7 +354,7 @@ func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) 
 	if g.disk, err = l.Volume(ctx, m.pool, name); err != nil {
 		return classify("create", "", err)
 	}
-	g.nvram = path.Join(path.Dir(g.disk.Path), prefix+string(g.key)+nvramSuffix)
+	g.nvram = path.Join(path.Dir(g.disk.Path), volumeName(p.owner, g.key, nvramSuffix))
 	if g.spec.Identity != ByNoCloud {
 		return nil
 	}
@@ -364,7 +362,7 @@ func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) 
 	if err != nil {
 		return providers.Errorf(providers.BadConfig, "create", "make the seed image: %w", err)
 	}
-	seed := prefix + string(g.key) + seedSuffix
+	seed := volumeName(p.owner, g.key, seedSuffix)
 	text, err := whole(seed, "raw", int64(len(iso)))
 	if err != nil {
 		return err

@@ -47,13 +47,13 @@ type memory struct {
 	head  *saved
 }
 
-// templateKey is the key of a template's domain while it boots. It is one of the owner's, so that the sweep finds what a crash has left of it.
+// templateKey is the key of a template's domain while it boots. Its tags are the owner's, so that the sweep finds what a crash has left of it.
 func (p *provider) templateKey(digest string) providers.Key {
-	return providers.Key(string(p.owner) + "-template-" + digest + "-0")
+	return providers.Key("template-" + ownerMark(p.owner) + "-" + digest)
 }
 
 func (p *provider) templateName(digest, suffix string) string {
-	return "rouse-template-" + string(p.owner) + "-" + digest + suffix
+	return "rouse-template-" + ownerMark(p.owner) + "-" + digest + suffix
 }
 
 // templateDigest covers everything that the memory of a guest depends on.
@@ -240,7 +240,7 @@ func lastLines(s string, n int) string {
 
 // restore starts an instance from a template's memory.
 func (p *provider) restore(ctx context.Context, l link, g *guest, m *materials, t *memory) error {
-	name := prefix + string(g.key) + diskSuffix
+	name := volumeName(p.owner, g.key, diskSuffix)
 	text, err := overlay(name, t.disk)
 	if err != nil {
 		return err
@@ -301,7 +301,7 @@ func (p *provider) label(ctx context.Context, l link, g *guest, m *materials, t 
 	}
 	head := s.head(xml)
 	rest := t.save.Capacity - int64(saveHeader) - int64(s.number(1))
-	name := prefix + string(g.key) + saveSuffix
+	name := volumeName(p.owner, g.key, saveSuffix)
 	text, err := whole(name, "raw", int64(len(head))+rest)
 	if err != nil {
 		return "", err

@@ -125,19 +125,23 @@ func classify(op, host string, err error) error {
 	return providers.Errorf(providers.Unknown, op, "host %s: %w", host, err)
 }
 
-// keyed lets one call at a time work on a key.
+// keyed lets one call at a time work on a name.
 type keyed struct {
 	mu   sync.Mutex
-	busy map[providers.Key]chan struct{}
+	busy map[string]chan struct{}
 }
 
-func (k *keyed) lock(ctx context.Context, key providers.Key) (unlock func(), err error) {
+// keys are the instances that a call of this process works on, by state directory and key: while a configuration changes, two providers are open on
+// the same directory for a moment. (Two processes never are: a master locks its state.)
+var keys keyed
+
+func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error) {
 	for {
 		k.mu.Lock()
 		wait := k.busy[key]
 		if wait == nil {
 			if k.busy == nil {
-				k.busy = map[providers.Key]chan struct{}{}
+				k.busy = map[string]chan struct{}{}
 			}
 			mine := make(chan struct{})
 			k.busy[key] = mine

@@ -25,7 +25,6 @@ type provider struct {
 	log     *slog.Logger
 	hosts   []*host
 	records *records
-	keys    keyed // at most one call changes an instance at a time
 	console *consoles
 
 	templates templates
@@ -164,7 +163,7 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, pool 
 	if pool == "" {
 		pool = p.cfg.Pool
 	}
-	if f.volumes, err = volumesOf(ctx, l, pool, key); err != nil {
+	if f.volumes, err = p.volumesOf(ctx, l, pool, key); err != nil {
 		return nil, err
 	}
 	if f.domain == nil && len(f.volumes) == 0 {
@@ -174,9 +173,9 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, pool 
 }
 
 // volumesOf returns what a pool holds of an instance. A pool that is not there holds nothing.
-func volumesOf(ctx context.Context, l link, pool string, key providers.Key) (out []volume, err error) {
-	for _, suffix := range []string{diskSuffix, seedSuffix, nvramSuffix, saveSuffix} {
-		v, err := l.Volume(ctx, pool, prefix+string(key)+suffix)
+func (p *provider) volumesOf(ctx context.Context, l link, pool string, key providers.Key) (out []volume, err error) {
+	for _, suffix := range suffixes {
+		v, err := l.Volume(ctx, pool, volumeName(p.owner, key, suffix))
 		switch {
 		case err == nil:
 			out = append(out, v)
@@ -198,7 +197,7 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 	if err != nil {
 		return providers.Instance{}, err
 	}
-	if f == nil || f.foreign || f.domain == nil && !owned(key, p.owner) {
+	if f == nil || f.foreign {
 		return providers.Instance{}, providers.Errorf(providers.NotFound, "get", "no domain and no volume of %s", key)
 	}
 	return p.instance(key, f.host, f.domain), nil
@@ -206,9 +205,9 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 
 // instance describes what is there of an instance. Without a domain its machine has ended, and only its volumes are left.
 func (p *provider) instance(key providers.Key, h *host, d *domain) providers.Instance {
-	in := providers.Instance{Key: key, ID: domainName(key), Worker: workerOf(key, p.owner), State: providers.Failed, Facts: map[string]string{"host": h.Name}}
+	in := providers.Instance{Key: key, ID: domainName(key), State: providers.Failed, Facts: map[string]string{"host": h.Name}}
 	if rec, ok := p.records.load(key); ok {
-		in.CreatedAt = rec.At
+		in.CreatedAt, in.Worker = rec.At, rec.Worker
 		if rec.Ended {
 			in.State = providers.Stopping
 		}
@@ -272,7 +271,7 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 				return nil, classify("list", h.Name, err)
 			}
 			for _, v := range volumes {
-				if key, ok := keyOfVolume(v.Name); ok && owned(key, owner) && !seen[key] {
+				if key, ok := keyOfVolume(owner, v.Name); ok && !seen[key] {
 					seen[key] = true
 					all = append(all, p.instance(key, h, nil))
 				}
@@ -287,7 +286,7 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 	if !key.Valid() {
 		return providers.Errorf(providers.NotFound, "destroy", "%q is no key", key)
 	}
-	unlock, err := p.keys.lock(ctx, key)
+	unlock, err := keys.lock(ctx, p.records.file(key))
 	if err != nil {
 		return err
 	}
@@ -296,7 +295,7 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 	if err != nil {
 		return err
 	}
-	if f != nil && (f.foreign || f.domain == nil && !owned(key, p.owner)) {
+	if f != nil && f.foreign {
 		return providers.Errorf(providers.NotFound, "destroy", "the domain %s is not ours", domainName(key))
 	}
 	if err := p.records.end(key); err != nil { // before anything is done: no create may follow

@@ -16,6 +16,7 @@ import (
 // record is what must be known of a key besides what the hosts say: where it was to be made, so that a repeated create cannot make it on two
 // hosts, and whether its end was asked for, so that no create follows.
 type record struct {
+	Worker  string
 	Host    string
 	Pool    string
 	Image   string // fingerprint of the base that its disk is a clone of
@@ -49,21 +50,36 @@ func openRecords(dir string) (*records, error) {
 			_ = os.Remove(filepath.Join(dir, n.Name())) // a half-written one
 			continue
 		}
-		var rec record
-		b, err := os.ReadFile(filepath.Join(dir, n.Name()))
-		if err == nil {
-			err = json.Unmarshal(b, &rec)
-		}
+		rec, err := r.reload(providers.Key(key))
 		if err != nil {
-			return nil, fmt.Errorf("read the record of instance %s: %w", key, err)
+			return nil, err
 		}
 		if rec.Ended && time.Since(rec.EndedAt) > keepEnded {
 			_ = os.Remove(filepath.Join(dir, n.Name()))
-			continue
+			delete(r.all, providers.Key(key))
 		}
-		r.all[providers.Key(key)] = rec
 	}
 	return r, nil
+}
+
+func (r *records) file(k providers.Key) string { return filepath.Join(r.dir, string(k)+".json") }
+
+// reload reads a record that somebody else may have written. One that is not there is zero.
+func (r *records) reload(k providers.Key) (rec record, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, err := os.ReadFile(r.file(k))
+	if errors.Is(err, os.ErrNotExist) {
+		return rec, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &rec)
+	}
+	if err != nil {
+		return rec, fmt.Errorf("read the record of instance %s: %w", k, err)
+	}
+	r.all[k] = rec
+	return rec, nil
 }
 
 func (r *records) load(k providers.Key) (record, bool) {
@@ -81,17 +97,16 @@ func (r *records) save(k providers.Key, rec record) error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(r.dir, string(k)+".json")
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(r.dir, string(k)+".*.new") // another process may be at it
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), r.file(k))
 	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
 	}
 	if d, err := os.Open(r.dir); err == nil {
 		_ = d.Sync()
@@ -103,9 +118,9 @@ func (r *records) save(k providers.Key, rec record) error {
 
 // end remembers that the end of a key was asked for; the first time counts.
 func (r *records) end(k providers.Key) error {
-	rec, _ := r.load(k)
-	if rec.Ended {
-		return nil
+	rec, err := r.reload(k)
+	if err != nil || rec.Ended {
+		return err
 	}
 	rec.Ended, rec.EndedAt = true, time.Now()
 	return r.save(k, rec)

@@ -1,8 +1,9 @@
 package libvirt
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/xml"
-	"strconv"
 	"strings"
 	"time"
 
@@ -59,10 +60,10 @@ func (t tags) String() string {
 // prefix begins the names of all domains and volumes of ours.
 const prefix = "rouse-"
 
-// domainName is the name of an instance's domain. A key begins with the owner, so no two masters ever use the same.
+// domainName is the name of an instance's domain.
 func domainName(k providers.Key) string { return prefix + string(k) }
 
-// The volumes of an instance are named after its key too, so that they are found when its domain has gone.
+// What an instance has on disk.
 const (
 	diskSuffix  = ".qcow2"
 	seedSuffix  = ".seed.iso"
@@ -70,39 +71,29 @@ const (
 	saveSuffix  = ".save"
 )
 
-// keyOfVolume returns the key of the instance that a volume belongs to.
-func keyOfVolume(name string) (providers.Key, bool) {
-	rest, ok := strings.CutPrefix(name, prefix)
+var suffixes = []string{diskSuffix, seedSuffix, nvramSuffix, saveSuffix}
+
+// ownerMark stands for an owner in the names of volumes, which have no tags: enough of a digest that no two masters ever meet.
+func ownerMark(o providers.Owner) string {
+	h := sha256.Sum256([]byte("owner " + o))
+	return hex.EncodeToString(h[:8])
+}
+
+// volumeName is the name of one of an instance's volumes: whose and which, so that it is found when its domain has gone.
+func volumeName(o providers.Owner, k providers.Key, suffix string) string {
+	return prefix + ownerMark(o) + "-" + string(k) + suffix
+}
+
+// keyOfVolume returns the key of the instance that a volume belongs to, if it is one of the owner's.
+func keyOfVolume(o providers.Owner, name string) (providers.Key, bool) {
+	rest, ok := strings.CutPrefix(name, prefix+ownerMark(o)+"-")
 	if !ok {
 		return "", false
 	}
-	for _, suffix := range []string{seedSuffix, nvramSuffix, saveSuffix, diskSuffix} {
+	for _, suffix := range suffixes {
 		if k, ok := strings.CutSuffix(rest, suffix); ok {
 			return providers.Key(k), providers.Key(k).Valid()
 		}
 	}
 	return "", false
-}
-
-// owned says whether a key was chosen by the owner: "<owner>-<worker>-<n>".
-func owned(k providers.Key, owner providers.Owner) bool {
-	rest, ok := strings.CutPrefix(string(k), string(owner)+"-")
-	if !ok {
-		return false
-	}
-	i := strings.LastIndexByte(rest, '-')
-	if i <= 0 {
-		return false
-	}
-	_, err := strconv.ParseUint(rest[i+1:], 10, 63)
-	return err == nil
-}
-
-// workerOf returns the worker's name that a key of the owner holds.
-func workerOf(k providers.Key, owner providers.Owner) string {
-	rest := strings.TrimPrefix(string(k), string(owner)+"-")
-	if i := strings.LastIndexByte(rest, '-'); i > 0 {
-		return rest[:i]
-	}
-	return rest
 }

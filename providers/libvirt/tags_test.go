@@ -2,8 +2,6 @@ package libvirt
 
 import (
 	"testing"
-
-	"github.com/rouse-ci/rouse/providers"
 )
 
 func TestTagsAreReadBackAsTheyWereWritten(t *testing.T) {
@@ -20,16 +18,20 @@ func TestTagsAreReadBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-func TestOnlyKeysThatTheOwnerChoseAreOwned(t *testing.T) {
+func TestVolumesAreFoundByOwnerAndKey(t *testing.T) {
 	t.Parallel()
-	for key, want := range map[providers.Key]bool{"o1-w-1": true, "o1-a-b-27": true, "o1-w": false, "o1-w-x": false, "o12-w-1": false, "o1--1": false, "x": false, "": false} {
-		if got := owned(key, "o1"); got != want {
-			t.Errorf("owned(%q) = %v", key, got)
+	for _, suffix := range suffixes {
+		name := volumeName("o1", "o1-w-1", suffix)
+		if k, ok := keyOfVolume("o1", name); !ok || k != "o1-w-1" {
+			t.Errorf("%s: got %q, %v", name, k, ok)
+		}
+		if k, ok := keyOfVolume("o2", name); ok {
+			t.Errorf("%s: another owner's %q", name, k)
 		}
 	}
-	for name, want := range map[string]providers.Key{"rouse-o1-w-1.qcow2": "o1-w-1", "rouse-o1-w-1.seed.iso": "o1-w-1", "rouse-o1-w-1.nvram.fd": "o1-w-1", "o1-w-1.qcow2": "", "rouse-A.qcow2": "", "rouse-.qcow2": ""} {
-		if got, ok := keyOfVolume(name); got != want && ok {
-			t.Errorf("keyOfVolume(%q) = %q, %v", name, got, ok)
+	for _, name := range []string{"", "base.qcow2", "rouse-.qcow2", volumeName("o1", "", ".qcow2"), volumeName("o1", "A", ".qcow2"), volumeName("o1", "k", ".img")} {
+		if k, ok := keyOfVolume("o1", name); ok {
+			t.Errorf("%q: got %q", name, k)
 		}
 	}
 }

@@ -1,0 +1,430 @@
+package libvirt
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"sync"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// fakeHost is a host in memory. It holds its guests to what a real one does: a disk that is not there, a name that is taken and a foreign domain are
+// refused, and a transient domain leaves nothing behind.
+type fakeHost struct {
+	mu      sync.Mutex
+	domains map[string]*fakeDomain
+	pools   map[string]map[string]volume // by pool and name
+	content map[string][]byte            // of volumes, by path
+	nets    map[string]network
+	watch   []func(event)
+	down    error            // dials fail so
+	fail    map[string]error // calls fail so, by name, before anything is done
+	lose    map[string]bool  // calls are done, and their answer is lost
+	node    node
+	calls   map[string]int
+	sent    map[string][]byte // by domain
+	links   []*fakeLink
+}
+
+type fakeDomain struct {
+	domain
+	stopped chan struct{}
+}
+
+func newFakeHost() *fakeHost {
+	h := &fakeHost{domains: map[string]*fakeDomain{}, pools: map[string]map[string]volume{"default": {}}, content: map[string][]byte{}, fail: map[string]error{}, lose: map[string]bool{},
+		nets: map[string]network{"default": {Name: "default", Active: true}}, node: node{CPUs: 8, Memory: 64 << 30, Libvirt: "9.0.0", Hypervisor: "QEMU 7.2.0"}, calls: map[string]int{}, sent: map[string][]byte{}}
+	h.pools["default"]["base.qcow2"] = volume{Pool: "default", Name: "base.qcow2", Path: "/pool/base.qcow2", Format: "qcow2", Capacity: 1 << 30, Changed: "1"}
+	return h
+}
+
+func (h *fakeHost) dial(_ context.Context, _ string, event func(event), lost func(error)) (link, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down != nil {
+		return nil, h.down
+	}
+	h.watch = append(h.watch, event)
+	l := &fakeLink{h: h, lost: lost}
+	h.links = append(h.links, l)
+	return l, nil
+}
+
+// cut breaks all connections; guests go on.
+func (h *fakeHost) cut() {
+	h.mu.Lock()
+	links := h.links
+	h.links = nil
+	h.mu.Unlock()
+	for _, l := range links {
+		l.lost(io.ErrUnexpectedEOF)
+	}
+}
+
+// stop ends a guest's machine, as the guest or somebody else does.
+func (h *fakeHost) stop(name, why string) {
+	h.mu.Lock()
+	d := h.domains[name]
+	if d == nil {
+		h.mu.Unlock()
+		return
+	}
+	delete(h.domains, name)
+	close(d.stopped)
+	watch := append([]func(event){}, h.watch...)
+	h.mu.Unlock()
+	for _, f := range watch {
+		f(event{Name: name, What: "stopped: " + why, Gone: true})
+	}
+}
+
+func (h *fakeHost) alive(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.domains[name] != nil
+}
+
+// left are the volumes that are nobody's base image.
+func (h *fakeHost) left() (names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.pools {
+		for n := range p {
+			if strings.HasPrefix(n, prefix) {
+				names = append(names, n)
+			}
+		}
+	}
+	return names
+}
+
+type fakeLink struct {
+	h    *fakeHost
+	lost func(error)
+}
+
+func (l *fakeLink) enter(ctx context.Context, call string) (leave func(err *error), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.h.mu.Lock()
+	l.h.calls[call]++
+	if err := l.h.fail[call]; err != nil {
+		l.h.mu.Unlock()
+		return nil, err
+	}
+	return func(err *error) {
+		if *err == nil && l.h.lose[call] {
+			*err = &linkError{disconnected, "the answer was lost"}
+		}
+		l.h.mu.Unlock()
+	}, nil
+}
+
+func (l *fakeLink) Close() {}
+
+func (l *fakeLink) Node(ctx context.Context) (n node, err error) {
+	leave, err := l.enter(ctx, "Node")
+	if err != nil {
+		return n, err
+	}
+	defer leave(&err)
+	return l.h.node, nil
+}
+
+func (l *fakeLink) Capabilities(context.Context) (string, error) {
+	return "<capabilities><guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/></arch></guest></capabilities>", nil
+}
+
+func (l *fakeLink) Domains(ctx context.Context) (all []domain, err error) {
+	leave, err := l.enter(ctx, "Domains")
+	if err != nil {
+		return nil, err
+	}
+	defer leave(&err)
+	for _, d := range l.h.domains {
+		all = append(all, d.domain)
+	}
+	return all, nil
+}
+
+func (l *fakeLink) Domain(ctx context.Context, name string) (d domain, err error) {
+	leave, err := l.enter(ctx, "Domain")
+	if err != nil {
+		return d, err
+	}
+	defer leave(&err)
+	if f := l.h.domains[name]; f != nil {
+		return f.domain, nil
+	}
+	return d, &linkError{noDomain, "no domain " + name}
+}
+
+func (l *fakeLink) Start(ctx context.Context, xml string) (err error) {
+	leave, err := l.enter(ctx, "Start")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(xml); err != nil {
+		return &linkError{invalid, err.Error()}
+	}
+	if l.h.domains[x.Name] != nil {
+		return &linkError{exists, "domain " + x.Name + " exists"}
+	}
+	for _, d := range x.Devices.Disks {
+		if d.Source == nil || d.Source.File == nil || !l.h.has(d.Source.File.File) {
+			return &linkError{failed, "cannot access storage file"}
+		}
+	}
+	d := &fakeDomain{domain: domain{Name: x.Name, UUID: x.UUID, Power: powerOn, XML: xml}, stopped: make(chan struct{})}
+	if x.Metadata != nil {
+		d.Tags = parseTags(x.Metadata.XML)
+	}
+	l.h.domains[x.Name] = d
+	return nil
+}
+
+func (h *fakeHost) has(file string) bool {
+	for _, p := range h.pools {
+		for _, v := range p {
+			if v.Path == file {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (l *fakeLink) Shutdown(ctx context.Context, name string) (err error) {
+	leave, err := l.enter(ctx, "Shutdown")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	return nil
+}
+
+func (l *fakeLink) Destroy(ctx context.Context, name string) (err error) {
+	leave, err := l.enter(ctx, "Destroy")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	if d := l.h.domains[name]; d != nil {
+		delete(l.h.domains, name)
+		close(d.stopped)
+	}
+	return nil
+}
+
+func (l *fakeLink) Console(ctx context.Context, name string, w io.Writer) error {
+	l.h.mu.Lock()
+	d := l.h.domains[name]
+	l.h.mu.Unlock()
+	if d == nil {
+		return &linkError{noDomain, "no domain"}
+	}
+	_, _ = fmt.Fprintf(w, "booting %s\r\n%s\r\n", name, waitingLine)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.stopped:
+		return nil
+	}
+}
+
+func (l *fakeLink) Send(ctx context.Context, name, _ string, b []byte) (err error) {
+	leave, err := l.enter(ctx, "Send")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	l.h.sent[name] = append(l.h.sent[name], b...)
+	return nil
+}
+
+func (l *fakeLink) Save(ctx context.Context, name, file string) (err error) {
+	leave, err := l.enter(ctx, "Save")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	d := l.h.domains[name]
+	if d == nil {
+		return &linkError{noDomain, "no domain"}
+	}
+	delete(l.h.domains, name)
+	close(d.stopped)
+	b := saveFile(d.XML, "<cookie/>", "memory of "+name)
+	l.h.content[file] = b
+	l.h.pools["default"][path.Base(file)] = volume{Pool: "default", Name: path.Base(file), Path: file, Format: "raw", Capacity: int64(len(b))}
+	return nil
+}
+
+func (l *fakeLink) Restore(ctx context.Context, file, _ string) error {
+	l.h.mu.Lock()
+	b, ok := l.h.content[file]
+	l.h.mu.Unlock()
+	if !ok {
+		return &linkError{failed, "no save file " + file}
+	}
+	s, err := readSaved(bytes.NewReader(b))
+	if err != nil {
+		return &linkError{invalid, err.Error()}
+	}
+	return l.Start(ctx, s.xml)
+}
+
+func (l *fakeLink) Network(_ context.Context, name string) (network, error) {
+	l.h.mu.Lock()
+	defer l.h.mu.Unlock()
+	if n, ok := l.h.nets[name]; ok {
+		return n, nil
+	}
+	return network{}, &linkError{noNetwork, "no network " + name}
+}
+
+func (l *fakeLink) NetworkHost(context.Context, string, bool, string, string, string) error {
+	return nil
+}
+
+func (l *fakeLink) Pool(ctx context.Context, name string) (p pool, err error) {
+	leave, err := l.enter(ctx, "Pool")
+	if err != nil {
+		return p, err
+	}
+	defer leave(&err)
+	if _, ok := l.h.pools[name]; !ok {
+		return p, &linkError{noPool, "no pool " + name}
+	}
+	return pool{Name: name, Active: true, Path: "/pool"}, nil
+}
+
+func (l *fakeLink) PoolOf(_ context.Context, dir string) (string, error) {
+	l.h.mu.Lock()
+	defer l.h.mu.Unlock()
+	if dir == "/pool" {
+		return "default", nil
+	}
+	return "", &linkError{failed, "no directory " + dir}
+}
+
+func (l *fakeLink) Refresh(context.Context, string) error { return nil }
+
+func (l *fakeLink) Volumes(ctx context.Context, pool string) (all []volume, err error) {
+	leave, err := l.enter(ctx, "Volumes")
+	if err != nil {
+		return nil, err
+	}
+	defer leave(&err)
+	p, ok := l.h.pools[pool]
+	if !ok {
+		return nil, &linkError{noPool, "no pool " + pool}
+	}
+	for _, v := range p {
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+func (l *fakeLink) Volume(ctx context.Context, pool, name string) (v volume, err error) {
+	leave, err := l.enter(ctx, "Volume")
+	if err != nil {
+		return v, err
+	}
+	defer leave(&err)
+	p, ok := l.h.pools[pool]
+	if !ok {
+		return v, &linkError{noPool, "no pool " + pool}
+	}
+	if v, ok := p[name]; ok {
+		return v, nil
+	}
+	return v, &linkError{noVolume, "no volume " + name}
+}
+
+func (l *fakeLink) VolumeByPath(_ context.Context, file string) (volume, error) {
+	l.h.mu.Lock()
+	defer l.h.mu.Unlock()
+	for _, p := range l.h.pools {
+		for _, v := range p {
+			if v.Path == file {
+				return v, nil
+			}
+		}
+	}
+	return volume{}, &linkError{noVolume, "no volume " + file}
+}
+
+func (l *fakeLink) CreateVolume(ctx context.Context, pool, xml string) (err error) {
+	leave, err := l.enter(ctx, "CreateVolume")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	v, err := parseVolume(xml, pool)
+	if err != nil {
+		return &linkError{invalid, err.Error()}
+	}
+	p, ok := l.h.pools[pool]
+	if _, taken := p[v.Name]; !ok || taken {
+		return &linkError{exists, "volume " + v.Name + " exists, or there is no pool " + pool}
+	}
+	v.Path = "/pool/" + v.Name
+	if v.Backing != "" && !l.h.has(v.Backing) {
+		return &linkError{failed, "no backing file " + v.Backing}
+	}
+	p[v.Name] = v
+	return nil
+}
+
+func (l *fakeLink) CopyVolume(ctx context.Context, pool, xml, _, _ string) error {
+	return l.CreateVolume(ctx, pool, xml)
+}
+
+func (l *fakeLink) DeleteVolume(ctx context.Context, pool, name string) (err error) {
+	leave, err := l.enter(ctx, "DeleteVolume")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	v, ok := l.h.pools[pool][name]
+	if ok {
+		delete(l.h.pools[pool], name)
+		delete(l.h.content, v.Path)
+	}
+	return nil
+}
+
+func (l *fakeLink) Upload(ctx context.Context, pool, name string, r io.Reader, size int64) (err error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	leave, err := l.enter(ctx, "Upload")
+	if err != nil {
+		return err
+	}
+	defer leave(&err)
+	if int64(len(b)) != size {
+		return &linkError{failed, fmt.Sprintf("%d bytes were announced, %d came", size, len(b))}
+	}
+	l.h.content[l.h.pools[pool][name].Path] = b
+	return nil
+}
+
+func (l *fakeLink) Download(_ context.Context, pool, name string, w io.Writer) error {
+	l.h.mu.Lock()
+	b := l.h.content[l.h.pools[pool][name].Path]
+	l.h.mu.Unlock()
+	_, err := w.Write(b)
+	return err
+}
+
+var _ link = (*fakeLink)(nil)
