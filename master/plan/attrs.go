@@ -23,6 +23,7 @@ type attr struct {
 	path      string
 	value     any  // as JSON has it; numbers are float64. Of a secret and of an expression: its text, to be compared
 	zero      bool // the value that an omitted attribute has
+	unwritten bool // nobody has written it: it is a default that only a provider knows, which may be no value that anybody would write
 	sensitive bool // value may be compared, and not shown
 	expr      hcl.Expr
 	isExpr    bool
@@ -318,6 +319,13 @@ func attribute(b, a *attr) Attribute {
 	d := Attribute{Path: either.path, Expression: either.isExpr, Sensitive: b != nil && b.sensitive || a != nil && a.sensitive}
 	if !d.Sensitive {
 		d.Before, d.After = shown(b), shown(a)
+		if b != nil && a != nil && b.unwritten != a.unwritten { // else the defaults themselves differ
+			if b.unwritten {
+				d.Before = nil
+			} else {
+				d.After = nil
+			}
+		}
 	}
 	return d
 }

@@ -170,8 +170,7 @@ func providerAttrs(cfg *hcl.Config, secrets []string, p *hcl.Provider) []attr {
 	return append(list, attr{path: "kind", value: p.Kind, zero: true})
 }
 
-// markDefaults notes which values nobody has written, as far as the source is known: they are no news of a new resource. A field that is named otherwise than
-// its attribute counts as written unless it is zero.
+// markDefaults notes which values nobody has written, as far as the source is known: they are no news of a new resource.
 func markDefaults(list []attr, prefix string, written map[string]hcl2.Range) {
 	if written == nil {
 		return
@@ -181,8 +180,8 @@ func markDefaults(list []attr, prefix string, written map[string]hcl2.Range) {
 		tops[join(prefix, path)] = true
 	}
 	for i := range list {
-		if a := &list[i]; !a.zero && !a.sensitive && !writtenPath(tops, a.path) {
-			a.zero = true
+		if a := &list[i]; !a.sensitive && !writtenPath(tops, a.path) {
+			a.zero, a.unwritten = true, true
 		}
 	}
 }

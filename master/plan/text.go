@@ -430,7 +430,7 @@ func (t *text) drift() {
 
 func (t *text) cost() {
 	c := t.p.Cost
-	if c.Before == c.After {
+	if c.Before == c.After && (c.Unpriced == 0 || t.p.Empty()) {
 		return
 	}
 	more := ""
