@@ -184,7 +184,7 @@ type Scope struct {
 	Source   map[string]any // repository, branch, revision, project, codebase
 	Prop     map[string]any // all properties by name
 	Worker   map[string]any // name, info.*
-	Instance map[string]any // key, provider, provider_id
+	Instance map[string]any // key, provider, provider_id, and what the provider says it is: image, type, market, zone, address
 	Step     map[string]any // name, number; and by the names of the steps before: {"result": …}, or the result's name alone
 }
 

@@ -166,9 +166,10 @@ var (
 		"repository": cty.String, "branch": cty.String, "revision": cty.String, "project": cty.String, "codebase": cty.String,
 	}
 	workerType   = map[string]cty.Type{"name": cty.String, "info": cty.DynamicPseudoType}
-	instanceType = map[string]cty.Type{"key": cty.String, "provider": cty.String, "provider_id": cty.String}
-	stepType     = map[string]cty.Type{"name": cty.String, "number": cty.Number}
-	resultType   = cty.Object(map[string]cty.Type{"result": cty.String})
+	instanceType = map[string]cty.Type{"key": cty.String, "provider": cty.String, "provider_id": cty.String,
+		"image": cty.String, "type": cty.String, "market": cty.String, "zone": cty.String, "address": cty.String}
+	stepType   = map[string]cty.Type{"name": cty.String, "number": cty.Number}
+	resultType = cty.Object(map[string]cty.Type{"result": cty.String})
 )
 
 // scopeValues gives each object exactly the attributes of its type, so that what was validated holds: what the runner does not know is null.

@@ -31,9 +31,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is everything around a runner: what survives a master, and the agent.
 type world struct {
-	t     testing.TB
-	def   *Definition
-	evals map[string]func() (*hcl.Evaluated, error)
+	instance model.Instance // of every build
+	t        testing.TB
+	def      *Definition
+	evals    map[string]func() (*hcl.Evaluated, error)
 
 	mu       sync.Mutex
 	request  model.Request
@@ -206,7 +207,7 @@ func (w *world) Steps(context.Context, model.BuildID) ([]model.Step, error) {
 }
 
 func (w *world) Instance(context.Context, model.InstanceKey) (model.Instance, error) {
-	return model.Instance{}, nil
+	return w.instance, nil
 }
 
 func (w *world) Save(ctx context.Context, tx store.Tx) error {

@@ -24,7 +24,7 @@ const (
 
 // startProperties are the properties of a new build. The order is Buildbot's: the request's (which carry their scheduler's), the builder's,
 // the worker's, the build's own; later ones win. A worker's default_properties count only where nothing else is said.
-func (b *run) startProperties(info map[string]any) model.Properties {
+func (b *run) startProperties(info map[string]any, inst model.Instance) model.Properties {
 	def := b.def.Builder
 	p := make(model.Properties, 16+len(b.req.Properties)+len(def.Properties))
 	maps.Copy(p, b.req.Properties)
@@ -49,6 +49,9 @@ func (b *run) startProperties(info map[string]any) model.Properties {
 		}
 	}
 	set(fromWorker, "workername", b.job.Worker)
+	if inst.ProviderID != "" {
+		set(fromWorker, "instance", inst.ProviderID)
+	}
 	if base, ok := info["basedir"].(string); ok && usable(base) {
 		set(fromWorker, "builddir", path.Join(base, b.buildDir()))
 	}
@@ -140,6 +143,11 @@ func (b *run) startScope(info map[string]any, inst model.Instance) {
 	}
 	b.scope.Worker = map[string]any{"name": b.job.Worker, "info": about}
 	b.scope.Instance = map[string]any{"key": string(inst.Key), "provider": inst.Provider, "provider_id": inst.ProviderID}
+	for _, k := range []string{"image", "type", "market", "zone", "address"} { // what the provider does not say is null
+		if v, known := inst.Facts[k]; known {
+			b.scope.Instance[k] = v
+		}
+	}
 	b.scope.Step = map[string]any{}
 }
 

@@ -110,7 +110,7 @@ func (b *run) load() error {
 		}
 	}
 	if b.props == nil { // new, or the old master stopped before anything was saved
-		b.props, b.dirty = b.startProperties(info), true
+		b.props, b.dirty = b.startProperties(info, inst), true
 	}
 	b.startScope(info, inst)
 	return nil

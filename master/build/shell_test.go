@@ -221,3 +221,25 @@ func TestScopeHasWhatExpressionsMayName(t *testing.T) {
 		t.Errorf("%s %v", js, err)
 	}
 }
+
+func TestWhatAnInstanceIsCanBeNamedInStepsAndIsAProperty(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance = model.Instance{Key: "me-w1-1", Provider: "cloud", ProviderID: "i-0123", Facts: map[string]string{"type": "m5.large", "market": "spot", "colour": "red"}}
+	w.add("test", echo("true"))
+	var got hcl.Scope
+	w.def.Eval = func(_ context.Context, st *hcl.Step, sc hcl.Scope) (*hcl.Evaluated, error) {
+		got = sc
+		return w.evals[st.Name]()
+	}
+	job := w.job(false)
+	job.Build.Instance = "me-w1-1"
+	w.runner().Run(context.Background(), job)
+	js, err := json.Marshal(got.Instance)
+	if want := `{"key":"me-w1-1","market":"spot","provider":"cloud","provider_id":"i-0123","type":"m5.large"}`; err != nil || string(js) != want {
+		t.Errorf("%s %v", js, err)
+	}
+	if p := w.props["instance"]; p.Value != "i-0123" || p.Source != "Worker" {
+		t.Errorf("property instance: %+v", p)
+	}
+}

@@ -157,6 +157,10 @@ type world struct {
 	obs    Observe
 	log    *slog.Logger
 
+	provider func() providers.Provider // nil: the cloud
+	spec     any
+	console  func(context.Context, core.ReadConsole, []byte, error)
+
 	mu      sync.Mutex
 	session model.SessionID
 	live    map[model.SessionID]string
@@ -193,9 +197,16 @@ func (w *world) open() {
 	if w.wrap != nil {
 		st = w.wrap(db)
 	}
+	provider := providers.Provider(w.cloud)
+	if w.provider != nil {
+		provider = w.provider()
+	}
 	w.e, err = New(context.Background(), Options{Store: st, Saved: saved, Log: w.log, Builds: w, Sessions: w, Observe: w.obs,
-		Providers: map[string]Opened{"p": {Provider: w.cloud, Limits: w.limits}},
+		Providers: map[string]Opened{"p": {Provider: provider, Limits: w.limits}}, Console: w.console,
 		Describe: func(worker string, key model.InstanceKey) (any, providers.Agent, error) {
+			if w.spec != nil {
+				return w.spec, providers.Agent{Name: worker}, nil
+			}
 			return "spec", providers.Agent{Name: worker}, nil
 		}})
 	if err != nil {
