@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -132,7 +133,7 @@ func latentWorker(cfg *hcl.Config, name string) (*hcl.Worker, *hcl.Provider, err
 		for i := range cfg.Workers {
 			w := &cfg.Workers[i]
 			if w.Provider != "" {
-				names = append(names, w.Name)
+				names = append(names, w.Name, strings.TrimRight(strings.TrimRight(w.Name, "0123456789"), "-"))
 			}
 			if w.Name != want {
 				continue

@@ -122,6 +122,7 @@ func TestImagesOfAWorker(t *testing.T) {
 		{"images other DIR", 1, "", "provider none is of kind fake, which does not choose among images"},
 		{"images mac DIR", 1, "", "worker mac is no latent worker"},
 		{"images linx-1 DIR", 1, "", `no worker "linx-1". Did you mean "linux-1"?`},
+		{"images lunix DIR", 1, "", `Did you mean "linux"?`},
 		{"images x BROKEN", 1, "", "Unknown provider"},
 		{"images", 1, "", "usage: rouse images WORKER [DIR]"},
 	} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -107,13 +108,18 @@ func (f *preflight) warn(s *numbered, attr, summary, format string, args ...any)
 
 // enter finds out whether there is anybody to ask: the credentials are accepted and the region answers. If not, that is the one finding.
 func (f *preflight) enter(ctx context.Context) bool {
-	_, err := within(ctx, hello, f.p.api.GetCallerIdentity, &sts.GetCallerIdentityInput{})
-	if classOfAnswer(err) == providers.Unauthorized && err != nil {
-		f.say(providers.Finding{Fatal: true, Spec: -1, Attr: f.p.cfg.credentialsAttr(err), Summary: "The credentials were not accepted", Detail: describe(err) + ": " + permission(err) + "."})
+	var sure, err error
+	var both sync.WaitGroup
+	both.Go(func() { _, sure = within(ctx, hello, f.p.api.GetCallerIdentity, &sts.GetCallerIdentityInput{}) })
+	both.Go(func() {
+		_, err = within(ctx, hello, f.p.api.DescribeInstances, &ec2.DescribeInstancesInput{DryRun: aws.Bool(true), MaxResults: aws.Int32(5)})
+	})
+	both.Wait()
+	// STS may be out of reach of a network that reaches EC2, and is not needed for launches; but it is sure of credentials.
+	if sure != nil && classOfAnswer(sure) == providers.Unauthorized {
+		f.say(providers.Finding{Fatal: true, Spec: -1, Attr: f.p.cfg.credentialsAttr(sure), Summary: "The credentials were not accepted", Detail: describe(sure) + ": " + permission(sure) + "."})
 		return false
 	}
-	// STS may be out of reach of a network that reaches EC2, and is not needed for launches.
-	_, err = within(ctx, hello, f.p.api.DescribeInstances, &ec2.DescribeInstancesInput{DryRun: aws.Bool(true), MaxResults: aws.Int32(5)})
 	switch code, class := codeOf(err), classOfAnswer(err); {
 	case err == nil || code == "DryRunOperation":
 		return true
@@ -122,7 +128,7 @@ func (f *preflight) enter(ctx context.Context) bool {
 		return true
 	case class == providers.Unauthorized:
 		attr := f.p.cfg.credentialsAttr(err)
-		if code == "AuthFailure" || code == "OptInRequired" { // STS has accepted them
+		if sure == nil || code == "OptInRequired" { // STS has accepted them
 			attr = "region"
 		}
 		f.say(providers.Finding{Fatal: true, Spec: -1, Attr: attr, Summary: fmt.Sprintf("The region %s does not accept the credentials", f.p.region), Detail: describe(err) + ": " + permission(err) + "."})

@@ -175,13 +175,13 @@ func (f *preflight) judgeAccess(w *inventory, s *numbered) {
 		if w.groupName == nil || w.groupName[name] {
 			continue
 		}
-		f.fatal(s, groupsAttr(&s.Spec), "No such security group", "There is no security group named %q in %s, and nothing creates it silently. Create it (workers dial their master, "+
-			"so it needs no inbound rule):\n  %s\nor name another one with security_name or security_group_ids.", name, f.p.region,
+		f.fatal(s, groupsAttr(&s.Spec), "No such security group", "There is no security group named %q in %s, and nothing creates it silently. This would (workers dial their master, "+
+			"so it needs no inbound rule): `%s`. Or name another one with security_name or security_group_ids.", name, f.p.region,
 			f.p.command("create-security-group", "--group-name", name, "--description", "rouse workers"))
 	}
 	if k := s.KeyName; k != "" && w.keys != nil && !w.keys[k] {
-		f.fatal(s, "keypair_name", "No such key pair", "There is no key pair named %q in %s, and nothing creates it silently. Create it:\n  %s > %s\n"+
-			"or launch without one: keypair_name = \"\".", k, f.p.region,
+		f.fatal(s, "keypair_name", "No such key pair", "There is no key pair named %q in %s, and nothing creates it silently. This would: `%s > %s`. "+
+			"Or launch without one: keypair_name = \"\".", k, f.p.region,
 			f.p.command("create-key-pair", "--key-name", k, "--query", "KeyMaterial", "--output", "text"), quoted(k+".pem"))
 	}
 }

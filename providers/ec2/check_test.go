@@ -344,9 +344,9 @@ func TestWhatKeepsAPreflightOutIsSaidOnce(t *testing.T) {
 		detail string
 		calls  int // in all
 	}{
-		{"bad credentials", Config{Identifier: "AKIA"}, "GetCallerIdentity", &callError{op: "GetCallerIdentity", err: code("InvalidClientTokenId")}, "!-1 identifier: The credentials were not accepted", "check the access key", 1},
-		{"expired credentials", Config{Profile: "ci"}, "GetCallerIdentity", &callError{op: "GetCallerIdentity", err: code("ExpiredToken")}, "!-1 profile: The credentials were not accepted", "expired", 1},
-		{"no credentials", Config{}, "GetCallerIdentity", &callError{op: "GetCallerIdentity", err: &credentialError{errors.New("none found")}}, "!-1 : The credentials were not accepted", "AWS_ACCESS_KEY_ID", 1},
+		{"bad credentials", Config{Identifier: "AKIA"}, "GetCallerIdentity", &callError{op: "GetCallerIdentity", err: code("InvalidClientTokenId")}, "!-1 identifier: The credentials were not accepted", "check the access key", 2},
+		{"expired credentials", Config{Profile: "ci"}, "GetCallerIdentity", &callError{op: "GetCallerIdentity", err: code("ExpiredToken")}, "!-1 profile: The credentials were not accepted", "expired", 2},
+		{"no credentials", Config{}, "GetCallerIdentity", &callError{op: "GetCallerIdentity", err: &credentialError{errors.New("none found")}}, "!-1 : The credentials were not accepted", "AWS_ACCESS_KEY_ID", 2},
 		{"wrong region", Config{}, "DescribeInstances", dns, "!-1 region: EC2 can not be reached", "describe-regions", 2},
 		{"wrong endpoint", Config{Endpoint: "http://x"}, "DescribeInstances", dns, "!-1 endpoint: EC2 can not be reached", "no such host", 2},
 		{"region not enabled", Config{}, "DescribeInstances", &callError{op: "DescribeInstances", err: code("AuthFailure")}, "!-1 region: The region eu-central-1 does not accept the credentials", "AuthFailure", 2},
