@@ -75,7 +75,7 @@ func (a *app) apply(ctx context.Context, target string, f *applyFlags) error {
 	s := &session{app: a, Client: client, json: f.client.json}
 	var p *proposal
 	if info, serr := os.Stat(target); serr == nil && !info.IsDir() {
-		p, err = a.savedProposal(target, f)
+		p, err = s.savedProposal(ctx, target, f)
 	} else {
 		p, err = s.newProposal(ctx, target, f)
 	}
@@ -93,7 +93,8 @@ func noMaster(err error) error {
 	return err
 }
 
-func (a *app) savedProposal(name string, f *applyFlags) (*proposal, error) {
+// savedProposal reads a saved plan and holds it against one that is made now, so that nobody is asked about a plan that would be refused.
+func (s *session) savedProposal(ctx context.Context, name string, f *applyFlags) (*proposal, error) {
 	if len(f.config.vars)+len(f.config.varFiles) > 0 {
 		return nil, usagef("A saved plan has its variables; -var and -var-file are for a directory")
 	}
@@ -105,6 +106,13 @@ func (a *app) savedProposal(name string, f *applyFlags) (*proposal, error) {
 		return nil, fmt.Errorf("%s: this plan was made without a master. Make a new one with the master running: rouse plan", name)
 	}
 	ask := api.PlanAsk{Files: file.Files, Variables: file.Variables, Dir: f.dir(file.Dir), Refresh: file.Plan.Refreshed && f.refresh}
+	now := &plan.Plan{}
+	if err := s.Post(ctx, "/plan", nil, ask, now); err != nil {
+		return nil, err
+	}
+	if err := file.Plan.Stale(now); err != nil {
+		return nil, fmt.Errorf("%w. Nothing was changed", err)
+	}
 	return &proposal{plan: file.Plan, path: "/apply", ask: applyAsk(ask)}, nil
 }
 
