@@ -9,7 +9,7 @@ KILLS ?= 200
 FUZZTIME ?= 10s
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2
+.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 packer-validate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ moto: ## install the EC2 API server that tests run against
 
 e2e-ec2: moto ## rouse on EC2's API under all faults; deeper: make e2e-ec2 BUILDS=2000 KILLS=40 SEED=7
 	.ci/e2e-ec2
+
+packer-validate: ## Packer reads the image templates; builds and boots nothing
+	@{ command -v packer && command -v ssh-keygen; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends packer openssh-client >/dev/null; }
+	images/packer/build validate
 
 race: peers moto ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 ROUSE_PEERS=require $(GO) test -race -timeout 40m ./...
