@@ -79,17 +79,23 @@ func (c *Config) EnvExpression(b *Builder) (Expr, bool) {
 }
 
 func (c *Config) expr(path string, e hcl2.Expression) Expr {
-	out := Expr{Path: path, Range: e.Range(), expr: e, cfg: c}
-	r := out.Range
+	return Expr{Path: path, Text: c.Text(e.Range()), Range: e.Range(), expr: e, cfg: c}
+}
+
+// Text returns what is written in a range of the configuration.
+func (c *Config) Text(r hcl2.Range) string {
 	if f := c.sources[r.Filename]; f != nil && r.Start.Byte <= r.End.Byte && r.End.Byte <= len(f.Bytes) {
-		out.Text = string(f.Bytes[r.Start.Byte:r.End.Byte])
+		return string(f.Bytes[r.Start.Byte:r.End.Byte])
 	}
-	return out
+	return ""
 }
 
 // Inputs returns what of the configuration the expression uses: var.x, local.y, file("z"); sorted. See SameInput.
 func (e Expr) Inputs() []string {
 	seen := map[string]bool{}
+	if e.expr == nil {
+		return nil
+	}
 	for _, t := range e.expr.Variables() {
 		if root := t.RootName(); root == "var" || root == "local" {
 			if name, ok := stepName(second(t)); ok {

@@ -278,6 +278,7 @@ func holdsText(s string, secrets []string) bool {
 
 // diffAttrs compares two sorted lists. unchanged is the number of set attributes that are the same.
 func diffAttrs(before, after []attr, in *inputs) (out []Attribute, unchanged int) {
+	var inner []Attribute // of what nobody has written: a provider has made it of something else
 	i, j := 0, 0
 	for i < len(before) || j < len(after) {
 		switch {
@@ -302,10 +303,20 @@ func diffAttrs(before, after []attr, in *inputs) (out []Attribute, unchanged int
 			case !same || len(moved) > 0:
 				d := attribute(&b, &a)
 				d.Inputs = moved
-				out = append(out, d)
+				if b.unwritten && a.unwritten {
+					inner = append(inner, d)
+				} else {
+					out = append(out, d)
+				}
 			case !a.zero:
 				unchanged++
 			}
+		}
+	}
+	for _, d := range inner {
+		machine := under(d.Path, "instance")
+		if !slices.ContainsFunc(out, func(o Attribute) bool { return under(o.Path, "instance") == machine }) { // else that says it, in the author's words
+			return append(out, inner...), unchanged
 		}
 	}
 	return out, unchanged

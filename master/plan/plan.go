@@ -105,7 +105,7 @@ type Attribute struct {
 	Before        any      `json:"before,omitempty"`
 	After         any      `json:"after,omitempty"`
 	Sensitive     bool     `json:"sensitive,omitempty"`
-	Expression    bool     `json:"expression,omitempty" doc:"before and after are source text that is evaluated when a step runs"`
+	Expression    bool     `json:"expression,omitempty" doc:"before and after are source text"`
 	Inputs        []string `json:"inputs,omitempty" doc:"variables, local values and files that the expression uses and that are not what they were"`
 	ForcesReplace bool     `json:"forces_replacement,omitempty"`
 }

@@ -485,6 +485,32 @@ func TestStepsChangeWithTheVariablesAndFilesThatTheyUse(t *testing.T) {
 	}
 }
 
+func TestWhatAProviderCallsOtherwiseIsShownAsItIsWritten(t *testing.T) {
+	t.Parallel()
+	small := "variable \"mib\" {\n  default = 1\n}\n" + edit(t, base, `type  = "large"`, "max_memory = 1024")
+	derived := edit(t, small, "max_memory = 1024", "max_memory = var.mib * 1024")
+	for _, tc := range []struct {
+		old, new *hcl.Config
+		want     []string
+	}{
+		{load(t, small), load(t, edit(t, small, "= 1024", "= 2048")), []string{"instance.max_memory 1024 2048"}},
+		{load(t, small), load(t, edit(t, small, "    max_memory = 1024\n", "")), []string{"instance.max_memory 1024 <nil>"}},
+		{load(t, base), load(t, small), []string{"instance.max_memory <nil> 1024", "instance.type large <nil>"}},
+		{load(t, derived), load(t, derived, "mib=2"), []string{"instance.memory 1024 2048"}},
+		{load(t, derived), load(t, edit(t, derived, "price    = 1\n", "price = 2\n"), "mib=2"), []string{"price 1 2", "instance.memory 1024 2048"}},
+	} {
+		var got []string
+		for _, c := range Compute(input(t, tc.old, tc.new)).Changes {
+			for _, a := range c.Attributes {
+				got = append(got, fmt.Sprint(a.Path, " ", a.Before, " ", a.After))
+			}
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 func TestTextNeedsNothingButTheJSON(t *testing.T) {
 	t.Parallel()
 	in := input(t, load(t, base), load(t, edit(t, base, "count    = 3", "count    = 7", `"large"`, `"huge"`, "30 3", "30 4", `"make doc"`, `"make docs"`, `lock "db"`, `lock "x"`, "lock.db", "lock.x")), "linux-1", "big*4")

@@ -167,6 +167,7 @@ func providerAttrs(cfg *hcl.Config, secrets []string, p *hcl.Provider) []attr {
 	list := flatten(nil, "", reflect.ValueOf(p.Config), 0)
 	list = hide(list, "", cfg.SensitiveProvider(p), secrets)
 	markDefaults(list, "", p.Attrs)
+	list = addWritten(list, cfg, "", p.Attrs, cfg.SensitiveProvider(p), secrets)
 	return append(list, attr{path: "kind", value: p.Kind, zero: true})
 }
 
@@ -198,6 +199,34 @@ func writtenPath(tops map[string]bool, path string) bool {
 		p = p[:i]
 	}
 	return false
+}
+
+// addWritten adds, as they are written, the attributes that a provider has decoded under another name. What is made from sensitive variables is there already.
+func addWritten(list []attr, cfg *hcl.Config, prefix string, written map[string]hcl2.Range, sensitive, secrets []string) []attr {
+	decoded := map[string]bool{} // every path with all that it is in
+	for i := range list {
+		for p := unindexed(list[i].path); p != "" && !decoded[p]; p = p[:max(0, strings.LastIndexByte(p, '.'))] {
+			decoded[p] = true
+		}
+	}
+	blocks := map[string]bool{}
+	for path := range written {
+		if i := strings.LastIndexByte(path, '.'); i >= 0 {
+			blocks[path[:i]] = true
+		}
+	}
+	for path, rng := range written {
+		full := join(prefix, path)
+		if decoded[full] || blocks[path] || slices.Contains(sensitive, path) {
+			continue
+		}
+		text := cfg.Text(rng)
+		if text == path[strings.LastIndexByte(path, '.')+1:] {
+			text = "{}" // a block without attributes
+		}
+		list = append(list, attr{path: full, value: text, isExpr: true, expr: hcl.Expr{Path: full, Text: text, Range: rng}, sensitive: holdsText(text, secrets)})
+	}
+	return list
 }
 
 // unindexed is a path without positions: block[0].name is block.name.

@@ -65,6 +65,7 @@ func workerAttrs(cfg *hcl.Config, secrets []string, w *hcl.Worker) []attr {
 	inst := flatten(nil, "instance", reflect.ValueOf(w.Instance), 0)
 	inst = hide(inst, "instance", cfg.SensitiveInstance(w), secrets)
 	markDefaults(inst, "instance", w.Attrs)
+	inst = addWritten(inst, cfg, "instance", w.Attrs, cfg.SensitiveInstance(w), secrets)
 	return append(list, inst...)
 }
 
