@@ -13,6 +13,7 @@ import (
 	"github.com/rouse-ci/rouse/master/session"
 	"github.com/rouse-ci/rouse/master/steplog"
 	"github.com/rouse-ci/rouse/master/store"
+	"github.com/rouse-ci/rouse/providers"
 	"github.com/rouse-ci/rouse/worker/proto"
 )
 
@@ -24,9 +25,11 @@ const (
 	logConsole      = "console"
 )
 
+func (m *master) token(key model.InstanceKey) providers.Secret { return session.Token(m.key, key) }
+
 // keepConsole keeps what an instance has printed, and why it was given up, with the builds that it failed.
 func (m *master) keepConsole(ctx context.Context, about core.ReadConsole, out []byte, err error) {
-	token := []byte(session.Token(m.key, about.Key).Reveal())
+	token := []byte(m.token(about.Key).Reveal())
 	for i := range about.Builds {
 		if e := m.keepConsoleOf(ctx, &about.Builds[i], about, out, err, token); e != nil {
 			m.log.Warn("master: cannot keep what an instance has printed", "build", about.Builds[i].ID, "instance", string(about.Key), "err", e)
@@ -50,7 +53,7 @@ func (m *master) keepConsoleOf(ctx context.Context, b *core.Build, about core.Re
 		}
 		st.Logs = []string{logConsole}
 	}
-	st.Text = strings.ReplaceAll(consoleText(b.ID, about, st.Name, len(out) > 0, readErr), string(token), "[masked]")
+	st.Text = strings.ReplaceAll(consoleText(b.ID, about, st.Name, len(out) > 0, readErr), string(token), providers.Secret("").String())
 	return m.engine.Save(ctx, store.Tx{Time: now, Steps: []model.Step{st}})
 }
 

@@ -144,7 +144,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Definitions: m.catalog, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
 	m.notices = notify.New(notify.Options{Targets: m.targets, Log: m.log})
 	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
-		Providers: m.opened, Describe: m.describe, Due: m.due, Console: m.keepConsole, Observe: m.observe()})
+		Providers: m.opened, Describe: m.describe, Due: m.due, Console: m.keepConsole, Token: m.token, Observe: m.observe()})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func (c *caller) setLimits(n providers.Limits) {
 
 func (l *loop) create(ef core.CreateInstance) {
 	e := l.e
-	l.op(ef.Provider, ef.Op, "create", func(ctx context.Context, p providers.Provider) answer {
+	l.op(ef.Provider, ef.Key, ef.Op, "create", func(ctx context.Context, p providers.Provider) answer {
 		spec, agent, err := e.o.Describe(ef.Worker, ef.Key)
 		if err != nil {
 			return answer{result: core.OpResult{Class: core.OpTransient, Detail: clip(err.Error())}} // the worker has just left the configuration: nobody asked for what can not be
@@ -112,13 +113,13 @@ func (l *loop) destroy(ef core.DestroyInstance) {
 }
 
 func (l *loop) destroyNow(ef core.DestroyInstance) {
-	l.op(ef.Provider, ef.Op, "destroy", func(ctx context.Context, p providers.Provider) answer {
+	l.op(ef.Provider, ef.Key, ef.Op, "destroy", func(ctx context.Context, p providers.Provider) answer {
 		return sighted(providers.Instance{}, p.Destroy(ctx, providers.Key(ef.Key)))
 	})
 }
 
 func (l *loop) check(ef core.CheckInstance) {
-	l.op(ef.Provider, ef.Op, "check", func(ctx context.Context, p providers.Provider) answer {
+	l.op(ef.Provider, ef.Key, ef.Op, "check", func(ctx context.Context, p providers.Provider) answer {
 		return sighted(p.Get(ctx, providers.Key(ef.Key)))
 	})
 }
@@ -128,7 +129,7 @@ func (l *loop) list(ef core.ListInstances, now time.Time) {
 	listed := func(a answer, began time.Time) core.Event {
 		ev := core.Listed{Op: ef.Op, AskedAt: began, Instances: a.list}
 		if a.result.Class != core.OpOK {
-			ev.Error, ev.Instances = a.result.Class.String()+": "+a.result.Detail, nil
+			ev.Error, ev.Instances = a.result.Class.String()+": "+clip(a.result.Detail), nil
 		}
 		return ev
 	}
@@ -141,21 +142,35 @@ func (l *loop) list(ef core.ListInstances, now time.Time) {
 		all, err := c.opened.Provider.List(ctx, providers.Owner(e.o.Saved.Owner))
 		a := sighted(providers.Instance{}, err)
 		for _, in := range all {
-			a.list = append(a.list, core.Sighting{Key: model.InstanceKey(in.Key), ProviderID: in.ID, State: sightState(in.State), Detail: clip(in.Detail),
+			a.list = append(a.list, core.Sighting{Key: model.InstanceKey(in.Key), ProviderID: in.ID, State: sightState(in.State), Detail: clip(e.masked(model.InstanceKey(in.Key), in.Detail)),
 				CreatedAt: in.CreatedAt})
 		}
 		return a
 	}})
 }
 
-func (l *loop) op(provider string, op model.OpID, kind string, run func(ctx context.Context, p providers.Provider) answer) {
-	done := func(a answer, _ time.Time) core.Event { return core.OpDone{Op: op, Result: a.result} }
+func (l *loop) op(provider string, key model.InstanceKey, op model.OpID, kind string, run func(ctx context.Context, p providers.Provider) answer) {
+	done := func(a answer, _ time.Time) core.Event {
+		a.result.Detail = clip(l.e.masked(key, a.result.Detail))
+		return core.OpDone{Op: op, Result: a.result}
+	}
 	c := l.callers[provider]
 	if c == nil {
 		l.e.refuse(done(answer{result: core.OpResult{Class: core.OpTransient, Detail: errNoProvider.Error()}}, time.Time{}))
 		return
 	}
 	c.add(&call{kind: kind, deliver: done, run: func(ctx context.Context) answer { return run(ctx, c.opened.Provider) }})
+}
+
+// masked takes an instance's token out of what its provider says: that may repeat what the machine has printed.
+func (e *Engine) masked(key model.InstanceKey, text string) string {
+	if e.o.Token == nil || text == "" {
+		return text
+	}
+	if token := e.o.Token(key); token != "" {
+		return strings.ReplaceAll(text, token.Reveal(), token.String())
+	}
+	return text
 }
 
 // refuse answers for a call that was not made. The loop must not wait for its own inbox.
@@ -316,9 +331,9 @@ func (c *caller) mayClose() {
 
 func sighted(in providers.Instance, err error) answer {
 	if err != nil {
-		return answer{result: core.OpResult{Class: opClass(providers.ClassOf(err)), Detail: clip(err.Error())}}
+		return answer{result: core.OpResult{Class: opClass(providers.ClassOf(err)), Detail: err.Error()}}
 	}
-	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: clip(in.Detail), Facts: bounded(in.Facts)}}
+	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: in.Detail, Facts: bounded(in.Facts)}}
 }
 
 func opClass(c providers.Class) core.OpClass {

@@ -72,6 +72,9 @@ type Options struct {
 	// called on a goroutine of its own, and may block. It may be nil.
 	Console func(ctx context.Context, about core.ReadConsole, out []byte, err error)
 
+	// Token is the credential of an instance's agent: wherever its provider says it, it is masked. It may be nil.
+	Token func(key model.InstanceKey) providers.Secret
+
 	Observe Observe
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 func (l *loop) stopInstance(ef core.StopInstance) {
-	l.op(ef.Provider, ef.Op, "stop", func(ctx context.Context, p providers.Provider) answer {
+	l.op(ef.Provider, ef.Key, ef.Op, "stop", func(ctx context.Context, p providers.Provider) answer {
 		s, ok := p.(providers.Sleeper)
 		if !ok {
 			return cannotSleep(ef.Provider)
@@ -24,7 +24,7 @@ func (l *loop) stopInstance(ef core.StopInstance) {
 }
 
 func (l *loop) startInstance(ef core.StartInstance) {
-	l.op(ef.Provider, ef.Op, "start", func(ctx context.Context, p providers.Provider) answer {
+	l.op(ef.Provider, ef.Key, ef.Op, "start", func(ctx context.Context, p providers.Provider) answer {
 		s, ok := p.(providers.Sleeper)
 		if !ok {
 			return cannotSleep(ef.Provider)

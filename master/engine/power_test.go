@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -299,4 +300,26 @@ func TestFactsOfAHostileProviderAreBounded(t *testing.T) {
 	if got := bounded(map[string]string{"zone": "a"}); got["zone"] != "a" {
 		t.Errorf("%v", got)
 	}
+}
+
+// parrot says the token of an instance wherever it can.
+type parrot struct{ *cloud }
+
+func (p parrot) Get(context.Context, providers.Key) (providers.Instance, error) {
+	return providers.Instance{State: providers.Failed, Detail: strings.Repeat("x", maxText-4) + "tok-0123456789"}, nil
+}
+
+func TestATokenThatAProviderRepeatsIsMasked(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.provider = func() providers.Provider { return parrot{w.cloud} }
+		w.deaf, w.cfg.Builders[0].MaxAttempts = true, 1
+		w.token = func(model.InstanceKey) providers.Secret { return "tok-0123456789" }
+		w.start()
+		w.wait(w.submit(1)[0])
+		b, err := w.db.Build(t.Context(), 1)
+		if err != nil || !strings.Contains(b.Text, "ended by itself") || strings.Contains(b.Text, "tok") {
+			t.Errorf("%v %q", err, b.Text)
+		}
+		w.stop(core.StopDrain)
+	})
 }
