@@ -110,7 +110,7 @@ func TestEC2CallsPerInstance(t *testing.T) {
 	c.ec2.Limit(float64(factor))
 	c.crowd()
 	c.configure(cloudConfig{Count: 100, Wait: "0s", Builders: builder("b", `
-  step "set_property" "no program" {
+  step "set_property" "no-program" {
     property = "p"
     value    = "v"
   }

@@ -89,12 +89,15 @@ func fits(what, action string) bool {
 	return false
 }
 
-// Storm is a plan with every fault in it. rate is the sum of the rates of one action's faults. brief is how long what passes by itself takes.
+// Storm is a plan with every fault in it. rate is about the sum of the rates of one action's faults. brief is how long what passes by itself takes.
 func Storm(rate float64, brief time.Duration) []Fault {
 	kinds := []Fault{{Kind: Refuse}, {Kind: Fail500}, {Kind: Fail503}, {Kind: Throttle}, {Kind: NoCapacity}, {Kind: Delay, For: brief}, {Kind: Hang, For: 4 * brief},
 		{Kind: HangAfter, For: 4 * brief}, {Kind: LoseReply}, {Kind: Late500}, {Kind: Duplicate}, {Kind: ListLate, For: brief}, {Kind: Stale, For: brief}, {Kind: Forget}}
-	for i := range kinds {
+	for i, k := range kinds {
 		kinds[i].Rate = rate / float64(len(kinds))
+		if k.only() != "" { // there are few of those calls, and a termination is for several instances
+			kinds[i].Rate *= 3
+		}
 	}
 	return kinds
 }
