@@ -213,11 +213,9 @@ func (m *master) makeApplied(ctx context.Context, l *loaded, set map[string]engi
 		a.workers[l.cfg.Workers[i].Name] = &l.cfg.Workers[i]
 	}
 	m.mu.Lock()
-	for _, handle := range a.handles {
-		if o, ok := set[handle]; ok {
+	for _, opened := range []map[string]engine.Opened{m.opened, set} {
+		for handle, o := range opened {
 			a.limits[handle] = o.Limits
-		} else {
-			a.limits[handle] = m.opened[handle].Limits
 		}
 	}
 	prices := m.prices
@@ -244,18 +242,24 @@ func (m *master) applied(gen model.Generation, err error) {
 // sweepGrace is how old an instance that no record knows must be before it is destroyed: longer than any create may take to be answered.
 func sweepGrace(l providers.Limits) time.Duration { return 2*l.CreateTimeout + l.Settle }
 
-// coreConfig is the part of a configuration that decisions depend on. Prices are by the digest of the spec.
+// coreConfig is the part of a configuration that decisions depend on. Limits are of all providers that are open, those of older configurations too. Prices are by the digest
+// of the spec.
 func coreConfig(l *loaded, handles map[string]string, limits map[string]providers.Limits, prices map[string]providers.Price) (core.Config, error) {
 	c := core.Config{Generation: l.gen(), Retired: l.retired, RetiredLocks: l.locks}
 	var err error
 	if c.Schedulers, err = schedulers(l.cfg.Schedulers); err != nil {
 		return c, err
 	}
+	configured := map[string]bool{}
 	for _, p := range l.cfg.Providers {
 		handle := handles[p.Name]
-		lim := limits[handle]
-		c.Providers = append(c.Providers, core.Provider{Name: handle, Settle: lim.Settle, CheckInterval: lim.CheckInterval,
-			DestroyBackoff: lim.DestroyBackoff, SweepInterval: lim.SweepInterval, SweepGrace: sweepGrace(lim)})
+		configured[handle] = true
+		c.Providers = append(c.Providers, coreProvider(handle, limits[handle]))
+	}
+	for _, handle := range slices.Sorted(maps.Keys(limits)) {
+		if !configured[handle] {
+			c.Former = append(c.Former, coreProvider(handle, limits[handle]))
+		}
 	}
 	c.Workers = make([]core.Worker, 0, len(l.cfg.Workers))
 	for i := range l.cfg.Workers {
@@ -278,6 +282,11 @@ func coreConfig(l *loaded, handles map[string]string, limits map[string]provider
 		c.Locks = append(c.Locks, coreLock(&l.cfg.Locks[i]))
 	}
 	return c, nil
+}
+
+func coreProvider(handle string, lim providers.Limits) core.Provider {
+	return core.Provider{Name: handle, Settle: lim.Settle, CheckInterval: lim.CheckInterval, DestroyBackoff: lim.DestroyBackoff,
+		SweepInterval: lim.SweepInterval, SweepGrace: sweepGrace(lim)}
 }
 
 func accesses(in []hcl.Access) []core.Access {

@@ -98,7 +98,7 @@ type applied struct {
 	tokens  []api.Token
 	workers map[string]*hcl.Worker
 	handles map[string]string           // of the providers, by their names
-	limits  map[string]providers.Limits // by handle
+	limits  map[string]providers.Limits // by handle, of all that are open
 }
 
 // Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).

@@ -19,7 +19,7 @@ func (s *State) configure(c Config, p *Prepared) {
 	first := !s.configured
 	s.generation, s.configured = c.Generation, true
 	stale := make([]bool, len(p.pools)) // pools that cannot stay, though they are named as before
-	s.configureProviders(c.Providers, first)
+	s.configureProviders(c.Providers, c.Former, first)
 	s.configureWorkers(c.Workers, p, stale, first)
 	s.configureLocks(c)
 	s.configureSchedulers(c.Schedulers)
@@ -34,7 +34,7 @@ func (s *State) configure(c Config, p *Prepared) {
 	s.dropLocks()
 }
 
-func (s *State) configureProviders(list []Provider, first bool) {
+func (s *State) configureProviders(list, former []Provider, first bool) {
 	providers := make(map[string]*provider, len(list))
 	s.pOrder = s.pOrder[:0]
 	for _, pc := range list {
@@ -54,6 +54,11 @@ func (s *State) configureProviders(list []Provider, first bool) {
 		s.pOrder = append(s.pOrder, p)
 		if pc.SweepInterval > 0 && s.timers[sweepTimer+pc.Name].At.IsZero() && p.listOp == 0 {
 			s.arm(sweepTimer+pc.Name, s.now)
+		}
+	}
+	for _, pc := range former {
+		if providers[pc.Name] == nil && s.providers[pc.Name] == nil && s.providerInUse(pc.Name) {
+			providers[pc.Name] = &provider{cfg: pc, orphans: map[model.InstanceKey]*orphan{}}
 		}
 	}
 	for name, p := range s.providers { // an instance may outlive its provider's block: keep what its end needs

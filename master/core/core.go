@@ -25,6 +25,10 @@ type Config struct {
 	// restart, for requests that still wait and builds that still run; within one process the core remembers them itself and uses its own.
 	Retired      []Builder
 	RetiredLocks []Lock
+
+	// Former are providers that are configured no more, or at another place, but are still there to end what they made. Like Retired, they are needed after a
+	// restart only. One that is missing here settles with caution (see FormerSettle).
+	Former []Provider
 }
 
 // Worker is a named slot for at most one instance (latent) or one session (standard).
