@@ -63,10 +63,10 @@ type State uint8
 const (
 	Pending  State = iota // accepted, not running yet
 	Running               // its machine runs (which says nothing of the agent)
-	Stopping              // on its way out
+	Stopping              // on its way out, or to Stopped
 	Gone                  // ended; some providers list such instances for a while
 	Failed                // ended by itself, or will never run; Detail says why
-	Stopped               // switched off on our order (see Sleeper): nothing runs, its disks are kept and cost something
+	Stopped               // switched off (see Sleeper), also by somebody else: nothing runs, its disks are kept and cost something
 )
 
 func (s State) String() string {
@@ -178,7 +178,8 @@ type Price struct {
 }
 
 // Sleeper is implemented by providers whose instances can be switched off and on again with their disks kept. Both calls are idempotent, and
-// may be repeated and arrive in any state of the instance.
+// may be repeated and arrive in any state of the instance. What cannot be done in the state that it has now, such as to start what is still being
+// stopped, is Transient. Neither call brings back what a Destroy was accepted for, and a Create of a stopped instance does not start it.
 type Sleeper interface {
 	// Stop switches an instance off; hibernate keeps its memory, too. nil: accepted, not done; Get says Stopped when it is.
 	Stop(ctx context.Context, key Key, hibernate bool) error
