@@ -27,7 +27,7 @@ func (l *loader) builderBlocks(blocks hcl2.Blocks) {
 }
 
 func (l *loader) builder(block *hcl2.Block) Builder {
-	content, diags := block.Body.Content(builderSchema)
+	content, diags := l.content(block.Body, builderSchema, oldBuilder)
 	l.diags = append(l.diags, diags...)
 	a := &attrs{m: content.Attributes, ctx: l.refs, diags: &l.diags}
 	b := Builder{Name: block.Labels[0], MaxAttempts: l.cfg.Master.MaxAttempts, Range: block.DefRange}

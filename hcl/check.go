@@ -1,6 +1,9 @@
 package hcl
 
 import (
+	"net"
+	"time"
+
 	hcl2 "github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
@@ -104,4 +107,67 @@ func typed(types map[string]cty.Type, given map[string]any) map[string]cty.Value
 		m[k] = v
 	}
 	return m
+}
+
+// exclusive notes what a worker's instance needs for itself alone, and reports what another one has already: two workers, or a counted one.
+func (l *loader) exclusive(wb *workerBlock, w *Worker, things []string) {
+	if l.owners == nil {
+		l.owners = map[string]Worker{}
+	}
+	for _, thing := range things {
+		first, taken := l.owners[thing]
+		switch {
+		case !taken:
+			l.owners[thing] = *w
+		case first.Name == w.Name: // a duplicate, which is reported already
+		case w.Pool != "" && first.Pool == w.Pool:
+			l.errorf(&wb.block.DefRange, "Shared by several workers", "The workers %q and %q would both have %s, which only one can have at a time. Make it depend on count.index, or drop count.",
+				first.Name, w.Name, thing)
+			return
+		default:
+			l.errorf(&wb.block.DefRange, "Shared by several workers", "The workers %q (at %s:%d) and %q would both have %s, which only one can have at a time.",
+				first.Name, first.Range.Filename, first.Range.Start.Line, w.Name, thing)
+		}
+	}
+}
+
+// bootTime is less than what a machine of a cloud needs from the order to an attached agent.
+const bootTime = 2 * time.Minute
+
+// timeouts warns of what is allowed and can hardly be meant.
+func (l *loader) timeouts(a *attrs, w *Worker) {
+	switch {
+	case a.has("missing_timeout") && w.MissingTimeout == 0:
+		l.warnf(a.rng("missing_timeout"), "Nobody waits in vain", "With missing_timeout = 0 an instance whose agent never attaches is kept, and paid for, without end.")
+	case a.has("missing_timeout") && a.has("build_wait_timeout") && w.MissingTimeout < w.BuildWaitTimeout && w.MissingTimeout < bootTime:
+		l.warnf(a.rng("missing_timeout"), "Timeouts out of order", "An instance would have %s to boot and to attach (missing_timeout), and %s to be idle (build_wait_timeout). Are they swapped?",
+			w.MissingTimeout, w.BuildWaitTimeout)
+	}
+}
+
+// samePort says whether two addresses to listen on cannot both be had.
+func samePort(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil {
+		return false
+	}
+	numberA, errA := net.LookupPort("tcp", portA)
+	numberB, errB := net.LookupPort("tcp", portB)
+	if errA != nil || errB != nil || numberA != numberB || numberA == 0 {
+		return false
+	}
+	ipA, ipB := hostIP(hostA), hostIP(hostB)
+	return hostA == hostB || ipA != nil && ipB != nil && (ipA.IsUnspecified() || ipB.IsUnspecified() || ipA.Equal(ipB))
+}
+
+// hostIP is the address of a host as far as it can be known without asking anybody.
+func hostIP(host string) net.IP {
+	switch host {
+	case "":
+		return net.IPv4zero
+	case "localhost":
+		return net.IPv4(127, 0, 0, 1)
+	}
+	return net.ParseIP(host)
 }

@@ -79,13 +79,14 @@ type loader struct {
 	refs *hcl2.EvalContext // base's child: worker, builder, lock, scheduler, secret
 
 	secrets map[string]Secret
+	owners  map[string]Worker                // who holds what only one may have
 	blocks  map[string]map[string]hcl2.Range // kind of block -> name -> where it is, for duplicates and suggestions
 }
 
 // load resolves the blocks in the order in which they can depend on each other. A stage with mistakes does not stop the next one, so that all of them
 // are found in one run; what is unknown for that reason is an unknown value and causes no second complaint.
 func (l *loader) load(body hcl2.Body) {
-	content, diags := body.Content(rootSchema)
+	content, diags := l.root(body)
 	l.diags = append(l.diags, diags...)
 	l.blocks = map[string]map[string]hcl2.Range{}
 	blocks := content.Blocks.ByType()

@@ -16,8 +16,9 @@ type testKind struct{}
 type testConfig struct{ Region string }
 
 type testInstance struct {
-	Image string
-	Env   map[string]string
+	Image   string
+	Address string
+	Env     map[string]string
 }
 
 func (testKind) Name() string { return "test" }
@@ -31,10 +32,19 @@ func (testKind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2
 
 func (testKind) DecodeInstance(_ any, body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Diagnostics) {
 	i := &testInstance{Image: "base"}
-	a := decode.Body(body, ctx, "image", "env", "max_memory", "nice")
+	a := decode.Body(body, ctx, "image", "env", "max_memory", "nice", "address")
 	a.String("image", &i.Image)
+	a.String("address", &i.Address)
 	a.Env("env", &i.Env)
 	return i, a.Diags
+}
+
+// Exclusive implements providers.ExclusiveKind.
+func (testKind) Exclusive(_, spec any) []string {
+	if i, ok := spec.(*testInstance); ok && i.Address != "" {
+		return []string{"address " + i.Address}
+	}
+	return nil
 }
 
 func (testKind) Open(context.Context, providers.Env) (providers.Provider, providers.Limits, error) {

@@ -51,6 +51,9 @@ func (l *loader) master(blocks hcl2.Blocks) {
 	a.str("api", &m.API)
 	l.address(a, "listen", m.Listen)
 	l.address(a, "api", m.API)
+	if samePort(m.Listen, m.API) {
+		a.bad("api", "%q is the worker port's address already (listen = %q). Give the API a port of its own.", m.API, m.Listen)
+	}
 	if u, err := url.Parse(m.URL); m.URL != "" && (err != nil || u.Host == "" || (u.Scheme != "ws" && u.Scheme != "wss")) {
 		a.bad("url", "%q is not the address of a worker port, such as ws://ci.example.org:9989 or wss://ci.example.org.", m.URL)
 	}

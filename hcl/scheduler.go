@@ -28,7 +28,7 @@ func (l *loader) schedulerBlocks(blocks hcl2.Blocks) {
 			continue
 		}
 		l.declare("scheduler", name, b, 1)
-		content, diags := b.Body.Content(schema)
+		content, diags := l.content(b.Body, schema, oldScheduler)
 		l.diags = append(l.diags, diags...)
 		a := &attrs{m: content.Attributes, ctx: l.refs, diags: &l.diags}
 		s := Scheduler{Name: name, Kind: kind, Range: b.DefRange}

@@ -165,6 +165,9 @@ func (l *loader) worker(wb *workerBlock, name string, ctx *hcl2.EvalContext, ind
 		}
 	}
 	l.accesses(a, &w.Locks)
+	if latent && index == 0 {
+		l.timeouts(a, &w)
+	}
 	w.Idle = "terminate"
 	a.oneOf("idle", &w.Idle, "terminate", "stop", "hibernate")
 
@@ -275,6 +278,9 @@ func (l *loader) instance(wb *workerBlock, w *Worker, p *Provider, index int) {
 		}
 	}
 	w.Spec = digest(p.Kind, p.Config, spec)
+	if k, ok := l.o.Kinds[p.Kind].(providers.ExclusiveKind); ok && !diags.HasErrors() {
+		l.exclusive(wb, w, k.Exclusive(p.Config, spec))
+	}
 }
 
 // ranges says where the attributes of a block and of the blocks in it are, by dotted path.

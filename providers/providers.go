@@ -199,6 +199,12 @@ type PlaceKind interface {
 	Place(config any) string // "" is the only place there is
 }
 
+// ExclusiveKind is implemented by Kinds with instances that hold what only one worker may have, such as an address. It names these things as their
+// owner knows them, for example "elastic_ip 203.0.113.5"; a configuration in which two workers name the same one is refused.
+type ExclusiveKind interface {
+	Exclusive(config, spec any) []string
+}
+
 // Limits are what the engine must know of a provider before it calls it.
 type Limits struct {
 	CreateTimeout  time.Duration // deadline of one Create call
