@@ -76,7 +76,7 @@ Write a configuration, start a master, ask for a build, watch it:
 	add(root, "master", a.newMasterCmd(), newStatusCmd(a), newSimCmd(a))
 	add(root, "builds", newForceCmd(a), newBuildsCmd(a), newBuildCmd(a), newLogsCmd(a), newCancelCmd(a), newRequestsCmd(a), newExplainCmd(a),
 		newTraceCmd(a), newBuildersCmd(a))
-	add(root, "workers", newWorkersCmd(a), newInstancesCmd(a), newImagesCmd(a), newLibvirtCmd(a), newPauseCmd(a), newUnpauseCmd(a), newEndCmd(a), newReapCmd(a))
+	add(root, "workers", newWorkersCmd(a), newInstancesCmd(a), newImagesCmd(a), newLibvirtCmd(a), newImageCmd(a), newPauseCmd(a), newUnpauseCmd(a), newEndCmd(a), newReapCmd(a))
 	add(root, "", a.newVersionCmd())
 	return root
 }

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rouse-ci/rouse/images"
+	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/libvirt"
+)
+
+// imageTest boots one image.
+type imageTest struct {
+	a                               *app
+	recipe                          images.Recipe
+	dir, uri, pool, network, listen string
+	limit                           time.Duration
+
+	home  string // of the master that runs meanwhile
+	owner providers.Owner
+}
+
+func (t *imageTest) run(ctx context.Context) (err error) {
+	dir, err := filepath.Abs(t.dir)
+	if err != nil {
+		return err
+	}
+	if t.home, err = os.MkdirTemp("", "rouse-image-test-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.clean(), os.RemoveAll(t.home)) }()
+	if err := os.WriteFile(filepath.Join(t.home, "rouse.hcl"), []byte(t.config(dir)), 0o600); err != nil {
+		return err
+	}
+	stop, err := t.master(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	c, err := api.NewClient(filepath.Join(t.home, "state", api.SocketName), "", nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+
+	began := time.Now()
+	if err := t.probe(ctx, c, "probe"); err != nil {
+		return err
+	}
+	t.say("it boots, attaches and runs a probe", began)
+
+	began = time.Now()
+	if err := t.until(ctx, func() (bool, error) {
+		var list api.InstanceList
+		err := c.Get(ctx, "/instances", nil, &list)
+		return len(list.Instances) == 0, err
+	}); err != nil {
+		return fmt.Errorf("the guest does not end: %w", err)
+	}
+	if took := time.Since(began); took > powerOffLimit {
+		return fmt.Errorf("the guest does not power off when it is told to (ACPI): it had to be destroyed after %s", human(took.Seconds()))
+	}
+	t.say("it powers off when it is told to", began)
+
+	key, err := t.attach(ctx, c)
+	if err != nil {
+		return err
+	}
+	stop()
+	began = time.Now()
+	if err := t.untilAlone(ctx, key); err != nil {
+		return err
+	}
+	t.say("it powers off when its master is gone", began)
+	return nil
+}
+
+// powerOffLimit is how long a guest may take to power off; the configuration's graceful is longer.
+const powerOffLimit = 50 * time.Second
+
+func (t *imageTest) say(what string, began time.Time) {
+	fmt.Fprintf(t.a.stdout, "%-45s ok, %s\n", what, human(time.Since(began).Seconds()))
+}
+
+// config is the test master's configuration.
+func (t *imageTest) config(dir string) string {
+	var b strings.Builder
+	file := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "    %s = %s\n", name, strconv.Quote(filepath.Join(dir, value)))
+		}
+	}
+	boot := t.recipe.Boot
+	fmt.Fprintf(&b, "master {\n  listen = %q\n}\n", t.listen)
+	fmt.Fprintf(&b, "provider \"libvirt\" \"host\" {\n  uri = %q\n  pool = %q\n  network = %q\n}\n", t.uri, t.pool, t.network)
+	fmt.Fprintf(&b, "worker \"guest\" {\n  provider = provider.libvirt.host\n  build_wait_timeout = \"1s\"\n  missing_timeout = \"5m\"\n  orphan_timeout = \"1m\"\n  instance {\n")
+	file("base_image", boot.Image)
+	file("kernel", boot.Kernel)
+	file("initrd", boot.Initrd)
+	if boot.Kernel != "" {
+		if line, err := os.ReadFile(filepath.Join(dir, "cmdline")); err == nil {
+			fmt.Fprintf(&b, "    cmdline = %q\n", strings.TrimSpace(string(line)))
+		}
+	}
+	fmt.Fprintf(&b, "    identity = %q\n    memory = %q\n    graceful = \"1m\"\n  }\n}\n", boot.Identity, boot.Memory)
+	b.WriteString(`
+builder "probe" {
+  workers = [worker.guest]
+  step "shell" "probe" {
+    command         = "set -e; echo probe > probe; test \"$(cat probe)\" = probe; test -n \"$ROUSE_WORKER\"; uname -a; cat /proc/uptime"
+    halt_on_failure = true
+  }
+}
+builder "wait" {
+  workers = [worker.guest]
+  step "shell" "wait" { command = "sleep 3600" }
+}
+scheduler "force" "force" { builders = [builder.probe, builder.wait] }
+`)
+	return b.String()
+}
+
+// master starts one beside this process. stop kills it: that is what the last part of the test is about.
+func (t *imageTest) master(ctx context.Context) (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	state := filepath.Join(t.home, "state")
+	log, err := os.Create(filepath.Join(t.home, "master.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() //nolint:errcheck // the child has its own
+	cmd := exec.Command(self, "master", "-config", t.home, "-state", state)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	dead := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(dead)
+	}()
+	stop = func() {
+		_ = cmd.Process.Kill()
+		<-dead
+	}
+	err = t.until(ctx, func() (bool, error) {
+		select {
+		case <-dead:
+			b, _ := os.ReadFile(filepath.Join(t.home, "master.log"))
+			return false, fmt.Errorf("the test's master ended:\n%s", b)
+		default:
+			return exists(filepath.Join(state, api.SocketName)), nil
+		}
+	})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
+}
+
+// probe asks for one build and wants it to succeed at once.
+func (t *imageTest) probe(ctx context.Context, c *api.Client, builder string) error {
+	var made api.Forced
+	if err := c.Post(ctx, "/force", nil, api.Force{Builder: builder}, &made); err != nil {
+		return err
+	}
+	var r api.Request
+	err := t.until(ctx, func() (bool, error) {
+		if err := t.learn(ctx, c); err != nil {
+			return false, err
+		}
+		err := c.Get(ctx, "/requests/"+strconv.FormatInt(int64(made.Requests[0]), 10), nil, &r)
+		return !r.FinishedAt.IsZero() || r.Attempts > 1, err
+	})
+	if err == nil && (r.Attempts > 1 || r.Result.String() != "success") {
+		err = fmt.Errorf("the probe: %s after %d attempts: %s", r.Result, r.Attempts, r.Text)
+	}
+	if err != nil {
+		return errors.Join(err, errors.New(t.console()))
+	}
+	return nil
+}
+
+// learn takes the master's owner tag from the first instance's key, "<owner>-guest-<n>": without it nobody could clean up after a failure.
+func (t *imageTest) learn(ctx context.Context, c *api.Client) error {
+	if t.owner != "" {
+		return nil
+	}
+	var list api.InstanceList
+	if err := c.Get(ctx, "/instances", nil, &list); err != nil {
+		return err
+	}
+	for _, in := range list.Instances {
+		owner, _, _ := strings.Cut(string(in.Key), "-guest-")
+		t.owner = providers.Owner(owner)
+	}
+	return nil
+}
+
+// attach starts a build that does not end and returns the key of the guest that it runs on.
+func (t *imageTest) attach(ctx context.Context, c *api.Client) (key providers.Key, err error) {
+	var made api.Forced
+	if err := c.Post(ctx, "/force", nil, api.Force{Builder: "wait"}, &made); err != nil {
+		return "", err
+	}
+	err = t.until(ctx, func() (bool, error) {
+		var list api.InstanceList
+		if err := c.Get(ctx, "/instances", nil, &list); err != nil {
+			return false, err
+		}
+		for _, in := range list.Instances {
+			key = providers.Key(in.Key)
+			if !in.AttachedAt.IsZero() {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return key, err
+}
+
+// untilAlone waits until a guest without a master has ended by itself.
+func (t *imageTest) untilAlone(ctx context.Context, key providers.Key) error {
+	p, err := t.provider()
+	if err != nil {
+		return err
+	}
+	defer p.Close() //nolint:errcheck // it holds nothing that could be lost
+	limit := time.Now().Add(2 * time.Minute)
+	return t.until(ctx, func() (bool, error) {
+		in, err := p.Get(ctx, key)
+		if err != nil && providers.ClassOf(err) != providers.NotFound {
+			return false, err
+		}
+		if err == nil && in.State == providers.Running && time.Now().After(limit) {
+			return false, errors.New("the guest does not power off when its master is gone: it would run, and cost, for ever")
+		}
+		return err != nil || in.State != providers.Running, nil
+	})
+}
+
+// provider opens the test master's provider, when that master is dead.
+func (t *imageTest) provider() (providers.Provider, error) {
+	b, err := filepath.Glob(filepath.Join(t.home, "state", "providers", "libvirt", "*"))
+	if err != nil || len(b) != 1 {
+		return nil, errors.New("the test's master has left no provider's state")
+	}
+	p, _, err := libvirt.Kind{}.Open(context.Background(), providers.Env{Name: "host", Owner: t.owner, StateDir: b[0], Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Config: libvirt.Config{Pool: t.pool, Network: t.network, Hosts: []libvirt.Host{{Name: "host", URI: t.uri}}}})
+	return p, err
+}
+
+// clean ends whatever guest is left.
+func (t *imageTest) clean() error {
+	p, err := t.provider()
+	if err != nil {
+		return nil //nolint:nilerr // no instance was ever made
+	}
+	defer p.Close() //nolint:errcheck // it holds nothing that could be lost
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	list, err := p.List(ctx, t.owner)
+	if err != nil {
+		return fmt.Errorf("look for guests that are left: %w", err)
+	}
+	for _, in := range list {
+		for {
+			err := p.Destroy(ctx, in.Key)
+			if providers.ClassOf(err) == providers.NotFound {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("the guest %s is left: %w", in.ID, err)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// console is what the guests printed last.
+func (t *imageTest) console() string {
+	logs, _ := filepath.Glob(filepath.Join(t.home, "state", "providers", "libvirt", "*", "consoles", "*"))
+	var b strings.Builder
+	for _, name := range logs {
+		text, _ := os.ReadFile(name)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		fmt.Fprintf(&b, "The console of %s ends with:\n%s\n", strings.TrimSuffix(filepath.Base(name), ".log"), strings.Join(lines[max(0, len(lines)-20):], "\n"))
+	}
+	return b.String()
+}
+
+func (t *imageTest) until(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
