@@ -15,7 +15,7 @@ import (
 
 // TestEC2Storm builds BUILDS times over some workers while calls go wrong in every way that the proxy knows, machines never boot, crash or are taken
 // back, and masters are killed. Then it counts in the API server. SEED=n repeats a run as far as processes can be repeated; E2E_EC2_SUMMARY names a
-// file for the last word.
+// file for the last word, E2E_EC2_LOG one for all that the masters said.
 func TestEC2Storm(t *testing.T) {
 	builds, kills := envInt("BUILDS", 200), envInt("KILLS", 5)
 	seed := uint64(envInt("SEED", 0))
@@ -25,7 +25,10 @@ func TestEC2Storm(t *testing.T) {
 	c := newCloud(t)
 	t.Logf("SEED=%d BUILDS=%d KILLS=%d", seed, builds, kills)
 	summary := "launched=0 duplicates=0 leaked=unknown"
-	defer func() { write(t, os.Getenv("E2E_EC2_SUMMARY"), summary) }()
+	defer func() {
+		write(t, os.Getenv("E2E_EC2_SUMMARY"), summary)
+		write(t, os.Getenv("E2E_EC2_LOG"), c.said())
+	}()
 
 	var mu sync.Mutex
 	rnd, boots := rand.New(rand.NewPCG(seed, 1)), 0
