@@ -2,7 +2,7 @@
 # and one with a fixed address that a firewall lets through.
 #
 #   rouse validate -var master_url=wss://ci.example.org:9989 contrib/examples/ec2
-#   rouse images linux -config contrib/examples/ec2       # which image would be taken, and why
+#   rouse images linux contrib/examples/ec2               # which image would be taken, and why
 #   rouse plan -var master_url=… contrib/examples/ec2     # asks EC2, in dry runs, whether all of it could be launched
 #
 # The images must have rouse-worker and cloud-init in them; images/ has recipes. What rouse may do in the account is contrib/ec2/policy.json.

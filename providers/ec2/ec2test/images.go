@@ -27,13 +27,16 @@ func imagesForMoto() ([]byte, error) {
 	return json.Marshal(all)
 }
 
-// date puts the dates into an answer to DescribeImages.
+// date puts the dates, and the locations that moto lacks, into an answer to DescribeImages.
 func date(body []byte) ([]byte, error) {
 	n, err := parse(body)
 	if err != nil {
 		return nil, err
 	}
 	for _, image := range n.Get("imagesSet").kids() {
+		if image.S("imageLocation") == "" && image.S("imageOwnerId") != "" { // moto has none for what RegisterImage has made; EC2 says this
+			image.set("imageLocation", image.S("imageOwnerId")+"/"+image.S("name"))
+		}
 		if at := created[image.S("imageId")]; at != "" {
 			image.set("creationDate", at)
 		}

@@ -2,6 +2,7 @@ package ec2test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -24,6 +25,8 @@ const (
 type Client struct {
 	URL     string
 	Account string
+	Service string // of another service with the same protocol, such as "iam"; default "ec2"
+	Version string // of its API
 }
 
 // APIError is an error that the service has answered.
@@ -47,7 +50,7 @@ func Code(err error) string {
 
 // Call calls an action. params are pairs of name and value.
 func (c *Client) Call(ctx context.Context, action string, params ...string) (*Node, error) {
-	form := url.Values{"Action": {action}, "Version": {version}}
+	form := url.Values{"Action": {action}, "Version": {cmp.Or(c.Version, version)}}
 	for i := 0; i+1 < len(params); i += 2 {
 		form.Add(params[i], params[i+1])
 	}
@@ -73,7 +76,7 @@ func (c *Client) post(ctx context.Context, form url.Values) (int, []byte, error)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	req.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=AKIAEC2TESTEC2TEST00/20260101/"+Region+
-		"/ec2/aws4_request, SignedHeaders=host, Signature=00")
+		"/"+cmp.Or(c.Service, "ec2")+"/aws4_request, SignedHeaders=host, Signature=00")
 	req.Header.Set(accountHeader, c.Account)
 	resp, err := upstream.Do(req)
 	if err != nil {
