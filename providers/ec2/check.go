@@ -137,9 +137,9 @@ func (f *preflight) enter(ctx context.Context) bool {
 		if f.p.cfg.Endpoint != "" {
 			attr, hint = "endpoint", "Look at the address and at this machine's network."
 		}
-		f.say(providers.Finding{Fatal: true, Spec: -1, Attr: attr, Summary: "EC2 can not be reached", Detail: capital(describe(err)) + ". " + hint})
+		f.say(providers.Finding{Fatal: true, Spec: -1, Attr: attr, Summary: "EC2 can not be reached", Detail: ended(describe(err)) + " " + hint})
 	default:
-		f.say(providers.Finding{Fatal: true, Spec: -1, Summary: "EC2 gives no usable answer", Detail: capital(describe(err)) + "."})
+		f.say(providers.Finding{Fatal: true, Spec: -1, Summary: "EC2 gives no usable answer", Detail: ended(describe(err))})
 	}
 	return false
 }
@@ -167,9 +167,9 @@ func (c Config) credentialsAttr(err error) string {
 
 // unchecked says that a call of the preflight did not succeed, so that something stays unknown.
 func (f *preflight) unchecked(what string, err error) {
-	detail := capital(describe(err)) + "."
+	detail := ended(describe(err))
 	if missingPermission(codeOf(err)) {
-		detail = capital(permission(err)) + "."
+		detail = ended(permission(err))
 	}
 	f.say(providers.Finding{Spec: -1, Summary: "Not checked: " + what, Detail: detail})
 	switch classOfAnswer(err) {
@@ -193,11 +193,11 @@ func (f *preflight) dryRuns(ctx context.Context, w *inventory) {
 		}
 		in, err := f.p.rehearsal(ctx, s.Spec, im)
 		if err != nil {
-			f.fatal(s, "", "The launch can not be put together", "%s.", capital(describe(err)))
+			f.fatal(s, "", "The launch can not be put together", "%s", ended(describe(err)))
 			continue
 		}
 		in.DryRun = aws.Bool(true)
-		out, err := within(ctx, f.p.cfg.CallTimeout, f.p.api.RunInstances, in)
+		out, err := within(ctx, f.p.callTimeout(), f.p.api.RunInstances, in)
 		if err == nil {
 			f.undo(ctx, out)
 			return
@@ -234,9 +234,9 @@ func (f *preflight) refused(s *numbered, err error) {
 	case providers.Unauthorized:
 		f.say(providers.Finding{Fatal: true, Spec: -1, Summary: "A launch is not permitted", Detail: capital(permission(err)) + ". EC2 says: " + describe(err)})
 	case providers.BadConfig, providers.NotFound:
-		f.fatal(s, attr, "EC2 would refuse the launch", "%s.", strings.TrimRight(describe(err), "."))
+		f.fatal(s, attr, "EC2 would refuse the launch", "%s", ended(describe(err)))
 	case providers.NoCapacity, providers.OverQuota:
-		f.warn(s, attr, "EC2 would refuse the launch now", "%s.", strings.TrimRight(describe(err), "."))
+		f.warn(s, attr, "EC2 would refuse the launch now", "%s", ended(describe(err)))
 	default:
 		f.unchecked("whether instances can be launched", err)
 	}
@@ -324,6 +324,9 @@ func quoted(w string) string {
 	}
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
+
+// ended makes a sentence of a text that may be one already.
+func ended(s string) string { return strings.TrimRight(capital(s), ".?! ") + "." }
 
 func capital(s string) string {
 	if s == "" {

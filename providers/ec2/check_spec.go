@@ -48,7 +48,7 @@ func (f *preflight) judgeImage(w *inventory, s *numbered) {
 // noImage says why a filter gives no image, and which condition leaves none.
 func (f *preflight) noImage(w *inventory, s *numbered, err error) {
 	if providers.ClassOf(err) != providers.BadConfig {
-		f.fatal(s, "ami", "The image can not be chosen", "%s.", capital(strings.TrimRight(err.Error(), ".")))
+		f.fatal(s, "ami", "The image can not be chosen", "%s", ended(err.Error()))
 		return
 	}
 	found := w.emptied[imageKey(s.Image)]
@@ -278,7 +278,7 @@ func (f *preflight) addresses(ctx context.Context) {
 	if len(first) == 0 || f.down {
 		return
 	}
-	out, err := within(ctx, f.p.cfg.CallTimeout, f.p.api.DescribeAddresses, &ec2.DescribeAddressesInput{}) // all: a region has a handful, and there is no filter by either name
+	out, err := within(ctx, f.p.callTimeout(), f.p.api.DescribeAddresses, &ec2.DescribeAddressesInput{}) // all: a region has a handful, and there is no filter by either name
 	if err != nil {
 		f.unchecked("elastic addresses", err)
 		return
@@ -313,7 +313,7 @@ func (f *preflight) strangers(ctx context.Context, taken map[string]*numbered) {
 		return
 	}
 	ids := slices.Sorted(maps.Keys(taken))
-	out, err := within(ctx, f.p.cfg.CallTimeout, f.p.api.DescribeInstances, &ec2.DescribeInstancesInput{InstanceIds: ids})
+	out, err := within(ctx, f.p.callTimeout(), f.p.api.DescribeInstances, &ec2.DescribeInstancesInput{InstanceIds: ids})
 	if err != nil {
 		f.unchecked("who has the elastic addresses", err)
 		return

@@ -52,7 +52,7 @@ func gather[I, O any](ctx context.Context, f *preflight, what string, names []st
 	for part := range slices.Chunk(names, maxValues) {
 		var token *string
 		for range 100 { // pages
-			out, err := within(ctx, f.p.cfg.CallTimeout, do, ask(part, token))
+			out, err := within(ctx, f.p.callTimeout(), do, ask(part, token))
 			if err != nil {
 				f.unchecked(what, err)
 				return false
@@ -65,7 +65,7 @@ func gather[I, O any](ctx context.Context, f *preflight, what string, names []st
 	return true
 }
 
-// within makes a call with a deadline of its own: the governor repeats what is lost for as long as it may.
+// within makes a call with a deadline of its own.
 func within[I, O any](ctx context.Context, limit time.Duration, do call[I, O], in *I) (*O, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -216,6 +217,7 @@ func describe(err error) string {
 		return strings.TrimSpace(clip(e.ErrorCode()+": "+msg, maxText))
 	}
 	var syntax *xml.SyntaxError
+	var request *url.Error
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer before the deadline"
@@ -223,6 +225,8 @@ func describe(err error) string {
 		return "canceled"
 	case errors.As(err, &syntax):
 		return "the answer is not XML: is this the endpoint of EC2?"
+	case errors.As(err, &request):
+		return clip(request.Error(), maxText)
 	}
 	return clip(err.Error(), maxText)
 }

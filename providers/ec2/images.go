@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -40,6 +41,9 @@ func newChooser(a *api, config Config, region string, owner providers.Owner, log
 		lists:  memo[float64]{keep: keepFor[float64](24*time.Hour, 10*time.Minute)},
 	}
 }
+
+// callTimeout is that of one call: the governor repeats what is lost for as long as it may.
+func (c *chooser) callTimeout() time.Duration { return cmp.Or(c.config.CallTimeout, 30*time.Second) }
 
 // keepImage keeps a choice for five minutes: a new image is used that soon. That there is no image is believed for a short while only, and
 // what went wrong with the call not at all.
@@ -152,7 +156,7 @@ func (c *chooser) describeImages(ctx context.Context, f *ImageFilter, all bool, 
 	}
 	var images []image
 	for pages := 0; ; pages++ {
-		out, err := c.api.DescribeImages(ctx, in)
+		out, err := within(ctx, c.callTimeout(), c.api.DescribeImages, in)
 		if err != nil {
 			return nil, fail("images", err, "look for images")
 		}
@@ -227,7 +231,7 @@ func (c *chooser) templateVersion(ctx context.Context, t LaunchTemplate) (string
 	} else {
 		in.LaunchTemplateNames = []string{t.Name}
 	}
-	out, err := c.api.DescribeLaunchTemplates(ctx, in)
+	out, err := within(ctx, c.callTimeout(), c.api.DescribeLaunchTemplates, in)
 	if err != nil {
 		return "", fail("resolve", err, "look up the launch template %s", t.ID+t.Name)
 	}

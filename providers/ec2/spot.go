@@ -80,7 +80,7 @@ func (c *chooser) spotHistory(ctx context.Context, product, instanceType, zone s
 		}
 		var prices []float64
 		for range maxHistory / 100 {
-			out, err := c.api.DescribeSpotPriceHistory(ctx, in)
+			out, err := within(ctx, c.callTimeout(), c.api.DescribeSpotPriceHistory, in)
 			if err != nil {
 				return nil, fail("price", err, "read the history of spot prices of %s", instanceType)
 			}
