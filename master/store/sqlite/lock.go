@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,20 +26,32 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("the state is in use by %s (it holds %s); stop that one first, or give this one a state directory of its own", who, e.Path)
 }
 
-// lockDir takes the lock that the system releases when the process ends, however it ends. The number in the file is for people.
+// A process that is killed in the moment in which it starts another one lives on in that one, with its lock, until that one has begun to be itself.
+const (
+	afterlife = 2 * time.Second
+	lookAgain = 5 * time.Millisecond
+)
+
+// lockDir takes the lock that the system releases when the process ends, however it ends. The number in the file is for people, and tells a dead holder
+// whose lock is about to go from one that lives.
 func lockDir(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the state: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer func() { _ = f.Close() }()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock the state (%s): %w", path, err)
+	for began := time.Now(); ; time.Sleep(lookAgain) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
 		}
-		b, _ := io.ReadAll(io.LimitReader(f, 32))
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock the state (%s): %w", path, err), f.Close())
+		}
+		b, _ := io.ReadAll(io.NewSectionReader(f, 0, 32))
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-		return nil, &LockedError{Path: path, PID: pid}
+		if dead := pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH); !dead || time.Since(began) > afterlife {
+			return nil, errors.Join(&LockedError{Path: path, PID: pid}, f.Close())
+		}
 	}
 	// On a full disk the number may be missing, which is no reason not to start.
 	if f.Truncate(0) == nil {
