@@ -162,6 +162,7 @@ func (s *script) order(verb string, args []string) {
 		s.cfg.Builders = slices.DeleteFunc(slices.Clone(s.cfg.Builders), func(x core.Builder) bool { return x.Name == p[0] })
 		s.cfg.Locks = slices.DeleteFunc(slices.Clone(s.cfg.Locks), func(x core.Lock) bool { return x.Name == p[0] })
 		s.cfg.Schedulers = slices.DeleteFunc(slices.Clone(s.cfg.Schedulers), func(x core.Scheduler) bool { return x.Name == p[0] })
+		s.cfg.Providers = slices.DeleteFunc(slices.Clone(s.cfg.Providers), func(x core.Provider) bool { return x.Name == p[0] })
 	case "builder":
 		s.cfg.Builders = append(slices.DeleteFunc(slices.Clone(s.cfg.Builders), func(x core.Builder) bool { return x.Name == p[0] }), core.Builder{Name: p[0], Workers: strings.Split(o["workers"], ","), Locks: accesses(o["lock"]),
 			Collapse: slices.Contains(p, "collapse"), MaxAttempts: num(o["attempts"], 5)})
