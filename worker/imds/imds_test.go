@@ -96,6 +96,18 @@ func (w *watching) polls(s *imdstest.Service, n int) {
 	}
 }
 
+// complains waits until something is logged: a poll may take several requests.
+func (w *watching) complains() {
+	w.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for w.logged() == "" {
+		if time.Now().After(deadline) {
+			w.t.Fatal("nothing is logged")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func TestAnAnnouncementIsSaidOnceAndItsWithdrawalToo(t *testing.T) {
 	t.Parallel()
 	s := imdstest.New(t)
@@ -136,6 +148,7 @@ func TestAServiceThatFailsIsComplainedOfOnceAndTakesNothingBack(t *testing.T) {
 	s.Announce(imdstest.Action, terminate)
 	w.want(terminated)
 	s.Break(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	w.complains()
 	w.polls(s, 6)
 	if n := strings.Count(w.logged(), "\n"); n != 1 {
 		t.Errorf("%d lines: %s", n, w.logged())
@@ -193,6 +206,7 @@ func TestHostileAnswersAnnounceNothing(t *testing.T) {
 			s := imdstest.New(t)
 			s.Break(h)
 			w := watch(t, s)
+			w.complains()
 			w.polls(s, 4)
 			if len(w.news) > 0 {
 				t.Errorf("announced: %v", <-w.news)
