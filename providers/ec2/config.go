@@ -147,6 +147,22 @@ func (Kind) Place(config any) string {
 	return strings.Join(parts, "|")
 }
 
+// Exclusive implements providers.ExclusiveKind: an address and a volume are attached to one instance at a time.
+func (Kind) Exclusive(_, spec any) []string {
+	s, ok := spec.(Spec)
+	if !ok {
+		return nil
+	}
+	var all []string
+	if s.ElasticIP != "" {
+		all = append(all, "elastic_ip "+s.ElasticIP)
+	}
+	for _, v := range s.Volumes {
+		all = append(all, "volume "+v.ID)
+	}
+	return all
+}
+
 func between(a *decode.Attrs, name string, d, low, high time.Duration) {
 	if d < low || d > high {
 		a.Bad(name, "It is %s; it must be between %s and %s.", d, low, high)

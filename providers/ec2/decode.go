@@ -38,7 +38,10 @@ var instanceBlocks = []string{"ami", "spot", "volume", "block_device", "launch_t
 // DecodeInstance implements providers.Kind.
 func (Kind) DecodeInstance(config any, body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Diagnostics) {
 	s := Spec{Agent: true, HopLimit: 1}
-	a := decode.BodyBlocks(body, ctx, instanceAttributes, instanceBlocks)
+	a := decode.BodyBlocks(body, ctx, append(elsewhere, instanceAttributes...), instanceBlocks)
+	for _, name := range elsewhere {
+		a.Bad(name, "%s belongs into the provider block: one provider is one account and region.", name)
+	}
 	s.template(a)
 	s.image(a)
 	s.place(a)
@@ -232,10 +235,15 @@ func each(a *decode.Attrs, name string, list []string, pattern *regexp.Regexp, w
 	}
 }
 
-// missing is a mistake of the whole block: the loader gives it the block's range.
+// missing is a mistake of the whole block: the loader gives it the block's range. Beside a misspelt name nothing can be said to be missing.
 func missing(a *decode.Attrs, summary, format string, args ...any) {
-	if !a.Diags.HasErrors() {
-		r := a.Whole()
-		a.BadAt(r, summary, "%s", fmt.Sprintf(format, args...))
+	for _, d := range a.Diags {
+		if strings.HasPrefix(d.Summary, "Unsupported") {
+			return
+		}
 	}
+	a.BadAt(a.Whole(), summary, "%s", fmt.Sprintf(format, args...))
 }
+
+// elsewhere are Buildbot's options of a worker that belong to the provider block here.
+var elsewhere = []string{"region", "identifier", "secret_identifier", "aws_id_file", "aws_id_file_path"}

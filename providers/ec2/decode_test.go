@@ -121,6 +121,8 @@ func TestMistakesHaveTheirPlaces(t *testing.T) {
 	}{
 		{false, short + "valid_ami_owners = [1]", []string{"1: chosen in two ways", "3: chosen in two ways"}},
 		{false, short + "ami {\n owners = [\"self\"]\n}", []string{"1: chosen in two ways"}},
+		{false, "", []string{"1: needs ami =", "1: needs instance_type"}},
+		{false, short + "subnet = \"x\"", []string{"3: not expected here"}},
 		{false, "instance_type = \"m1.large\"", []string{"1: needs ami ="}},
 		{false, "ami = \"ami-01234567\"", []string{"1: needs instance_type"}},
 		{false, "ami {\n}\ninstance_type = \"m1.large\"", []string{"1: every public image"}},
@@ -141,7 +143,7 @@ func TestMistakesHaveTheirPlaces(t *testing.T) {
 		{false, "ami {\n owners = [\"me\"]\n location_regex = \"(\"\n filters = { state = \"pending\" }\n newest_by = \"name\"\n}\ninstance_type = \"m1.large\"",
 			[]string{"2: not an owner", "3: not a regular expression", "4: leave \"state\" away", "5: must be one of"}},
 		{false, short + "user_data = \"" + strings.Repeat("x", maxUserText+1) + "\"", []string{"3: 16 KiB"}},
-		{false, short + "region = \"eu-central-1\"", []string{"3: not expected here"}},
+		{false, short + "region = \"eu-central-1\"", []string{"3: belongs into the provider block"}},
 		{false, short + "spot {\n}\nhibernation = true", []string{"5: one-time spot"}},
 
 		{true, "identifier = \"AKIA\"", []string{"1: needs its secret_identifier"}},
@@ -218,6 +220,17 @@ func TestDecodingReadsNoCredential(t *testing.T) {
 	}
 	if _, diags := (Kind{}).DecodeProvider(body(t, `aws_id_file = "/nonexistent"`), nil); diags.HasErrors() {
 		t.Error(diags)
+	}
+}
+
+func TestWhatOnlyOneWorkerCanHaveIsNamed(t *testing.T) {
+	t.Parallel()
+	s := Spec{ElasticIP: "192.0.2.7", Volumes: []Volume{{"vol-01234567", "/dev/sdf"}}}
+	if got := (Kind{}).Exclusive(Config{}, s); !reflect.DeepEqual(got, []string{"elastic_ip 192.0.2.7", "volume vol-01234567"}) {
+		t.Errorf("%q", got)
+	}
+	if got := (Kind{}).Exclusive(Config{}, Spec{}); got != nil {
+		t.Errorf("%q", got)
 	}
 }
 

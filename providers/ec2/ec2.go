@@ -58,6 +58,7 @@ var (
 	_ providers.Kind          = Kind{}
 	_ providers.PlaceKind     = Kind{}
 	_ providers.SleepKind     = Kind{}
+	_ providers.ExclusiveKind = Kind{}
 	_ providers.Provider      = (*provider)(nil)
 	_ providers.Sleeper       = (*provider)(nil)
 	_ providers.ConsoleReader = (*provider)(nil)
