@@ -306,6 +306,11 @@ func (a *attrs) env(name string, dst *map[string]string) {
 
 // elements evaluates a list element by element if it is written as one, so that each mistake has its own place and none hides another.
 func (a *attrs) elements(name string, each func(v cty.Value, r *hcl2.Range)) {
+	a.elementsUnless(name, func(hcl2.Expression) bool { return false }, each)
+}
+
+// elementsUnless leaves those away that skip has taken care of.
+func (a *attrs) elementsUnless(name string, skip func(hcl2.Expression) bool, each func(v cty.Value, r *hcl2.Range)) {
 	attr, ok := a.m[name]
 	if !ok {
 		return
@@ -315,6 +320,9 @@ func (a *attrs) elements(name string, each func(v cty.Value, r *hcl2.Range)) {
 		list = exprs
 	}
 	for _, expr := range list {
+		if skip(expr) {
+			continue
+		}
 		one := *a
 		one.m = hcl2.Attributes{name: {Name: name, Expr: expr, Range: attr.Range}}
 		if v, ok := one.value(name, cty.DynamicPseudoType); ok {

@@ -79,6 +79,7 @@ type loader struct {
 	refs *hcl2.EvalContext // base's child: worker, builder, lock, scheduler, secret
 
 	secrets map[string]Secret
+	labels  map[string][]string              // of worker blocks -> the names of their workers, where all are known
 	owners  map[string]Worker                // who holds what only one may have
 	blocks  map[string]map[string]hcl2.Range // kind of block -> name -> where it is, for duplicates and suggestions
 }

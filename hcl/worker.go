@@ -3,6 +3,7 @@ package hcl
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
@@ -313,7 +314,12 @@ func addRanges(m map[string]hcl2.Range, prefix string, b *hclsyntax.Body, depth 
 // and schedulers are their names; a lock is an object (see lockValue).
 func (l *loader) references(workers []*workerBlock, builders, schedulers hcl2.Blocks) {
 	w, b, locks := map[string]cty.Value{}, map[string]cty.Value{}, map[string]cty.Value{}
+	l.labels = map[string][]string{}
 	for _, wb := range workers {
+		unknown := func(name string) bool { _, ok := l.blocks["worker"][name]; return !ok }
+		if !wb.broken && !slices.ContainsFunc(wb.names, unknown) {
+			l.labels[wb.label] = wb.names
+		}
 		switch {
 		case !wb.counted:
 			w[wb.label] = cty.StringVal(wb.label)
@@ -354,7 +360,22 @@ func (l *loader) references(workers []*workerBlock, builders, schedulers hcl2.Bl
 func (l *loader) names(a *attrs, attr, kind string) []string {
 	var good []string
 	seen := map[string]bool{}
-	a.elements(attr, func(v cty.Value, r *hcl2.Range) {
+	whole := func(expr hcl2.Expression) bool { // a thousand builders may name a thousand workers each: they need not be made values for that
+		t, ok := expr.(*hclsyntax.ScopeTraversalExpr)
+		if !ok || kind != "worker" || len(t.Traversal) != 2 || t.Traversal.RootName() != "worker" {
+			return false
+		}
+		label, _ := stepName(t.Traversal[1])
+		names := l.labels[label]
+		for _, name := range names {
+			if !seen[name] {
+				seen[name] = true
+				good = append(good, name)
+			}
+		}
+		return len(names) > 0
+	}
+	a.elementsUnless(attr, whole, func(v cty.Value, r *hcl2.Range) {
 		given, err := toStrings(v)
 		if err != nil {
 			l.errorf(r, fmt.Sprintf("Unsuitable value for %q", attr), "%s.", capital(err.Error()))
