@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 //
 //	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S] [idle=stop]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
 //	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
-//	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W
+//	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W [INTERRUPTED]
 //	ok|fail|gone|lost create|check|destroy|stop|start W [STATE or CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
 //	leave W | sweep [P] | reap KEY | strays
 //	scheduler NAME every=D | scheduled NAME [no]
@@ -200,7 +200,11 @@ func (s *script) order(verb string, args []string) {
 	case "pause":
 		s.step(core.PauseAsked{Worker: p[0], Reason: strings.Join(p[1:], " ")})
 	case "kill":
-		s.step(core.EndAsked{Worker: p[0], Reason: "ordered"})
+		ev := core.EndAsked{Worker: p[0], Reason: "ordered"}
+		if len(p) > 1 {
+			ev = core.EndAsked{Worker: p[0], Reason: "interrupted: it is taken back", Interrupted: p[1]}
+		}
+		s.step(ev)
 	case "leave":
 		s.step(core.LeaveAsked{Worker: p[0], Reason: "likely to be taken back"})
 	case "ok", "fail", "gone", "lost":
