@@ -45,6 +45,7 @@ func newValidateCmd(a *app) *cobra.Command {
 		Short: "Find all mistakes of a configuration",
 		Long: `Reads all *.hcl and *.hcl.json files of a directory (default: this one) as one configuration and shows every mistake in it, those in the
 steps' expressions too. Nothing is dialled, no secret is read, no master is needed.
+Names that Buildbot has given up (slave, slavenames, builddir, …) are understood, and warned of with the name of today.
 
 Exit codes: 0 the configuration is valid (warnings allowed), 1 it is not.`,
 		Example: "  rouse validate\n  rouse validate -var branch=main contrib/examples/demo\n  rouse validate -json",
