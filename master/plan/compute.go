@@ -67,6 +67,7 @@ func (pl *planner) summarise() {
 			s.Remove++
 		default:
 			s.NoOp++
+			pl.p.Changes[i].Range = nil // nobody looks for what stays, and there are thousands
 		}
 	}
 	for i := range pl.p.Instances {
