@@ -62,6 +62,7 @@ func (h *house) survey(ctx context.Context, cfg *hcl.Config, opened map[string]e
 		})
 	}
 	all.Wait()
+	s.once()
 	slices.SortStableFunc(s.findings, func(a, b plan.Finding) int {
 		if a.Provider != b.Provider {
 			return strings.Compare(a.Provider, b.Provider)
@@ -69,6 +70,17 @@ func (h *house) survey(ctx context.Context, cfg *hcl.Config, opened map[string]e
 		return a.Spec - b.Spec
 	})
 	return s
+}
+
+const unresolved = "What the instance would be made from is not known"
+
+// once leaves out that a spec could not be resolved where the provider's own preflight has found why: it knows the attribute.
+func (s *survey) once() {
+	explained := map[string]bool{}
+	for _, f := range s.findings {
+		explained[f.Provider] = explained[f.Provider] || f.Fatal && f.Summary != unresolved
+	}
+	s.findings = slices.DeleteFunc(s.findings, func(f plan.Finding) bool { return f.Summary == unresolved && explained[f.Provider] })
 }
 
 // pool is all workers of one provider with the same spec: what is asked is asked once.
@@ -149,7 +161,7 @@ func (s *survey) resolve(ctx context.Context, name string, o engine.Opened, r pr
 	defer s.mu.Unlock()
 	if err != nil {
 		s.findings = append(s.findings, plan.Finding{Provider: name, Worker: p.workers[0], Finding: providers.Finding{
-			Fatal: providers.ClassOf(err) == providers.BadConfig, Summary: "What the instance would be made from is not known", Detail: err.Error()}})
+			Fatal: providers.ClassOf(err) == providers.BadConfig, Summary: unresolved, Detail: err.Error()}})
 		return
 	}
 	for _, w := range p.workers {
