@@ -29,9 +29,12 @@ func TestEC2ExampleRuns(t *testing.T) {
 		return n
 	}
 	account := c.ec2.Direct()
+	maker := call(account, "RunInstances", "ImageId", "ami-00000000000000010", "MinCount", "1", "MaxCount", "1", "TagSpecification.1.ResourceType", "instance",
+		"TagSpecification.1.Tag.1.Key", ec2test.TagKey, "TagSpecification.1.Tag.1.Value", "image-maker").Find("instanceId").Text
 	for _, name := range []string{"rouse-worker-linux-9", "rouse-worker-linux-10", "rouse-worker-other-11"} {
-		call(account, "RegisterImage", "Name", name, "Architecture", "x86_64", "RootDeviceName", "/dev/sda1")
+		call(account, "CreateImage", "Name", name, "InstanceId", maker)
 	}
+	call(account, "TerminateInstances", "InstanceId.1", maker)
 	call(account, "CreateSecurityGroup", "GroupName", "rouse-workers", "GroupDescription", "workers")
 	address := call(account, "AllocateAddress", "Domain", "vpc").Find("publicIp").Text
 	iam := &ec2test.Client{URL: account.URL, Account: account.Account, Service: "iam", Version: "2010-05-08"}
@@ -50,7 +53,7 @@ func TestEC2ExampleRuns(t *testing.T) {
 	}
 	t.Logf("rouse images linux\n%s", out)
 	c.up(nil, vars...)
-	out, err = c.rouse("plan", dir)
+	out, err = c.rouse(append([]string{"plan", dir}, vars...)...)
 	if err != nil || strings.Contains(out, "Error") {
 		t.Errorf("rouse plan: %v\n%s", err, out)
 	}
@@ -65,7 +68,7 @@ func TestEC2ExampleRuns(t *testing.T) {
 	if out, err = c.rouse("logs", "1"); err != nil || !strings.Contains(out, "deployed to production") {
 		t.Errorf("rouse logs: %v\n%s", err, out)
 	}
-	if a := c.ends(30 * time.Second); a.Launched != 1 {
+	if a := c.ends(30 * time.Second); a.Launched != 2 {
 		t.Errorf("%s", a)
 	}
 }

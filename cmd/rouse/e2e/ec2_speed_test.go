@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -17,7 +16,6 @@ import (
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/providers/ec2"
-	"github.com/rouse-ci/rouse/providers/ec2/ec2test"
 	"github.com/rouse-ci/rouse/worker"
 )
 
@@ -27,7 +25,6 @@ type crowd struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu     sync.Mutex
 	agents map[string]context.CancelFunc
 }
 
@@ -39,7 +36,7 @@ func (c *cloud) crowd() *crowd {
 			g.look(ctx)
 			select {
 			case <-ctx.Done():
-			case <-time.After(500 * time.Millisecond):
+			case <-time.After(50 * time.Millisecond):
 			}
 		}
 	})
@@ -48,43 +45,26 @@ func (c *cloud) crowd() *crowd {
 }
 
 func (g *crowd) look(ctx context.Context) {
-	all, err := g.c.ec2.Running(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			g.c.t.Errorf("look at the API server: %v", err)
-		}
-		return
-	}
-	for id := range all {
+	up := g.c.ec2.Up()
+	for id, data := range up {
 		if g.agents[id] == nil {
-			g.boot(ctx, id)
+			ctx, end := context.WithCancel(ctx)
+			g.agents[id] = end
+			g.wg.Go(func() {
+				if err := g.run(ctx, id, data); err != nil && ctx.Err() == nil {
+					g.c.t.Errorf("agent of %s: %v", id, err)
+				}
+			})
 		}
 	}
 	for id, end := range g.agents {
-		if _, on := all[id]; !on {
+		if _, on := up[id]; !on {
 			end()
 		}
 	}
 }
 
-func (g *crowd) boot(ctx context.Context, id string) {
-	ctx, g.agents[id] = context.WithCancel(ctx)
-	g.wg.Go(func() {
-		if err := g.run(ctx, id); err != nil && ctx.Err() == nil {
-			g.c.t.Errorf("agent of %s: %v", id, err)
-		}
-	})
-}
-
-func (g *crowd) run(ctx context.Context, id string) error {
-	n, err := g.c.ec2.Direct().Call(ctx, "DescribeInstanceAttribute", "InstanceId", id, "Attribute", "userData")
-	if err != nil {
-		return err
-	}
-	data, err := base64.StdEncoding.DecodeString(n.S("userData", "value"))
-	if err != nil {
-		return err
-	}
+func (g *crowd) run(ctx context.Context, id string, data []byte) error {
 	text, err := ec2.AgentConfig(data)
 	if err != nil {
 		return err
@@ -193,5 +173,3 @@ func TestEC2Overhead(t *testing.T) {
 	}
 	c.ends(30 * time.Second)
 }
-
-var _ = ec2test.Region

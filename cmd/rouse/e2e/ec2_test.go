@@ -205,7 +205,7 @@ func TestEC2ConsoleOfAnInstanceThatNeverAttaches(t *testing.T) {
 	})
 	const panicked = "Unable to mount root fs"
 	c.until("the console is kept", 20*time.Second, func() bool {
-		out, err := c.rouse("logs", "1")
+		out, err := c.rouse("logs", "1", "-log", "console")
 		return err == nil && strings.Contains(out, panicked)
 	})
 	if _, err := c.rouse("cancel", "request", fmt.Sprint(id)); err != nil {

@@ -138,7 +138,25 @@ func (c *cloud) ends(within time.Duration) ec2test.Audit {
 		c.t.Errorf("%s: %+v", a, a)
 	}
 	c.noSecrets()
+	c.withinPolicy()
 	return a
+}
+
+// withinPolicy looks whether every action that was called is one that the published policy allows.
+func (c *cloud) withinPolicy() {
+	c.t.Helper()
+	b, err := os.ReadFile("../../../contrib/ec2/policy.json")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for action := range c.ec2.Calls() {
+		if !strings.Contains(action, ":") {
+			action = "ec2:" + action
+		}
+		if !strings.Contains(string(b), `"`+action+`"`) {
+			c.t.Errorf("the policy in contrib/ec2 does not allow %s, which was called", action)
+		}
+	}
 }
 
 // noSecrets looks for tokens of instances in all that the masters have said.

@@ -2,8 +2,10 @@ package ec2test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,12 +16,15 @@ import (
 type record struct {
 	key, worker, owner string
 	began, ended       time.Time
+	data               []byte   // user data
 	beside             []string // instances of the same worker and owner that lived when this one was launched
 }
 
 // launched and ended are called with the lock.
-func (w *World) launched(id string, tags map[string]string, now time.Time) {
+func (w *World) launched(id string, form url.Values, now time.Time) {
+	tags := tagsOf(form)
 	r := &record{key: tags[TagKey], worker: tags[TagWorker], owner: tags[TagOwner], began: now}
+	r.data, _ = base64.StdEncoding.DecodeString(form.Get("UserData")) // EC2 has taken it
 	for other, o := range w.ledger {
 		if o.ended.IsZero() && r.worker != "" && o.worker == r.worker && o.owner == r.owner {
 			r.beside = append(r.beside, other)
@@ -50,6 +55,21 @@ func (in Instance) Live() bool { return in.State != terminated.name }
 func (w *World) Instances(ctx context.Context) ([]Instance, error) {
 	all, err := w.instances(ctx)
 	return slices.SortedFunc(maps.Values(all), func(a, b Instance) int { return strings.Compare(a.ID, b.ID) }), err
+}
+
+// Up are the instances that were launched through the proxy and have not ended, with their user data, by the proxy's own books: for those who would
+// ask the server too often.
+func (w *World) Up() map[string][]byte {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	up := map[string][]byte{}
+	for id, r := range w.ledger {
+		if o := w.overlays[id]; r.ended.IsZero() && (o == nil || !now.Before(o.until)) {
+			up[id] = r.data
+		}
+	}
+	return up
 }
 
 // Running are the instances that run, by their IDs.

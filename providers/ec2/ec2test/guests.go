@@ -122,7 +122,9 @@ func (g *Guests) complain(format string, args ...any) {
 
 // look compares what runs with what should.
 func (g *Guests) look(ctx context.Context) {
-	all, err := g.World.Running(ctx)
+	ask, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	all, err := g.World.Running(ask)
 	if err != nil {
 		if ctx.Err() == nil {
 			g.complain("look at moto: %v", err)
@@ -209,30 +211,40 @@ func (g *Guests) run(ctx context.Context, in Instance, o *guest, fate Fate) erro
 	cmd.Env = append(append(os.Environ(), g.Env...), mark, "AWS_EC2_METADATA_SERVICE_ENDPOINT="+imds)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = console, console, o.dir
 	dieWithParent(cmd)
-	ended := make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // see startMoto
-		ended <- cmd.Run()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
 	}()
+	if err := <-started; err != nil { // from here on the program is there, and carries the mark
+		return err
+	}
+	cut := func() {
+		_ = cmd.Process.Kill()
+		<-ended
+		sweep(mark)
+	}
 	var crash <-chan time.Time
 	if fate.Crash > 0 {
 		crash = time.After(fate.Crash)
 	}
-	defer sweep(mark)
 	select {
 	case <-ctx.Done():
-		sweep(mark)
-		<-ended
+		cut()
 		return nil
 	case <-crash:
-		sweep(mark)
-		<-ended
+		cut()
 		fmt.Fprint(console, "agent: segmentation fault\r\n")
 		<-ctx.Done()
 		return nil
 	case err := <-ended:
 		fmt.Fprintf(console, "agent ended: %v\r\n", err)
 	}
+	defer sweep(mark)
 	if _, err := os.Stat(filepath.Join(o.dir, "poweroff")); err == nil { // the machine's own end: the instance was launched to terminate then
 		sweep(mark)
 		stop, cancel := background()

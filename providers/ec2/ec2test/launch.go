@@ -73,7 +73,7 @@ func (w *World) launch(ctx context.Context, form url.Values, f Fault) (answer, [
 	for _, in := range n.instances() {
 		id := in.S("instanceId")
 		ids = append(ids, id)
-		w.launched(id, tagsOf(form), now)
+		w.launched(id, form, now)
 		o := w.overlay(id)
 		if w.boot > 0 {
 			o.state, o.until = pending, now.Add(w.boot)
