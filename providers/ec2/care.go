@@ -68,16 +68,14 @@ func (p *provider) care(r record) {
 
 // running asks the common poll.
 func (p *provider) running(ctx context.Context, key providers.Key) (runs, gone bool) {
-	list, err := p.sweep(ctx)
-	if err != nil {
-		return false, ctx.Err() != nil || !sleep(ctx, time.Second)
+	s, err := p.find(ctx, "get", key)
+	switch {
+	case providers.ClassOf(err) == providers.NotFound:
+		return false, true
+	case err != nil:
+		return false, !sleep(ctx, time.Second)
 	}
-	for _, s := range list {
-		if s.Key == key {
-			return s.State == types.InstanceStateNameRunning, s.leaving()
-		}
-	}
-	return false, true
+	return s.State == types.InstanceStateNameRunning, s.leaving()
 }
 
 // cared writes down that nothing is left to attach.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,6 +177,37 @@ func TestNotFoundNeedsProof(t *testing.T) {
 	wantClass(t, r.Destroy(t.Context(), "k-1"), providers.NotFound)
 }
 
+func TestOldDoomIsForgottenAndFreshDoomIsNot(t *testing.T) {
+	t.Parallel()
+	a := newFakeEC2()
+	r := newRig(t, a)
+	for _, key := range []providers.Key{"k-old", "k-new", "k-lives"} {
+		if _, err := r.Create(t.Context(), request(key, testSpec())); err != nil {
+			t.Fatal(err)
+		}
+		if key != "k-lives" {
+			if err := r.Destroy(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	old := time.Now().Add(-keepDoom - time.Hour)
+	for _, key := range []providers.Key{"k-old", "k-lives"} {
+		for _, name := range []string{fileDoomed, fileLaunch} {
+			_ = os.Chtimes(r.journal.path(key, name), old, old)
+		}
+	}
+	r.reopen()
+	for key, want := range map[providers.Key]bool{"k-old": false, "k-new": true, "k-lives": true} {
+		if rec, err := r.journal.load(key); err != nil || (rec != nil) != want {
+			t.Errorf("%s: %+v, %v", key, rec, err)
+		}
+	}
+	if in, err := r.Create(t.Context(), request("k-new", testSpec())); err != nil || in.State != providers.Gone && in.State != providers.Stopping {
+		t.Errorf("Create of a destroyed key after a restart: %+v, %v", in, err)
+	}
+}
+
 func TestForeignInstancesAreNeverTouched(t *testing.T) {
 	t.Parallel()
 	a := newFakeEC2()
@@ -330,10 +362,8 @@ func TestStopAndStartAreRepeatable(t *testing.T) {
 	if err := r.Destroy(t.Context(), "k-1"); err != nil {
 		t.Fatal(err)
 	}
-	in, err := r.Start(t.Context(), "k-1", providers.Agent{})
-	if err == nil && in.State != providers.Gone && in.State != providers.Stopping {
-		t.Errorf("Start of a destroyed one: %+v", in)
-	}
+	_, err := r.Start(t.Context(), "k-1", providers.Agent{})
+	wantClass(t, err, providers.NotFound)
 }
 
 func TestConsoleIsTheEndOfWhatWasPrinted(t *testing.T) {

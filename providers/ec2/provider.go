@@ -74,6 +74,13 @@ func open(env providers.Env, cfg Config, region string, a *api) (*provider, erro
 		p.stop()
 		return nil, &providers.Error{Class: providers.BadConfig, Op: "open", Err: err}
 	}
+	p.work.Go(func() {
+		for sleep(p.base, time.Hour) {
+			if _, err := p.journal.all(time.Now()); err != nil { // it removes what is old
+				p.log.Warn("old launches are not forgotten", "error", err)
+			}
+		}
+	})
 	for _, r := range unfinished {
 		if r.Care && r.ID != "" && time.Since(r.Launched) < careFor {
 			p.work.Go(func() { p.care(*r) })

@@ -66,10 +66,10 @@ func (p *provider) Start(ctx context.Context, key providers.Key, _ providers.Age
 	case types.InstanceStateNameStopping:
 		return providers.Instance{}, providers.Errorf(providers.Transient, op, "%s is still stopping", s.ID)
 	case types.InstanceStateNameShuttingDown, types.InstanceStateNameTerminated:
-		return p.show(s), nil
+		return providers.Instance{}, providers.Errorf(providers.NotFound, op, "%s is %s", s.ID, s.State)
 	}
 	if p.journal.doomed(key) {
-		return p.remains(key, s.Worker), nil
+		return providers.Instance{}, providers.Errorf(providers.NotFound, op, "the end of %s was ordered", s.ID)
 	}
 	call, cancel := context.WithTimeout(ctx, p.cfg.CallTimeout)
 	defer cancel()
