@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -89,7 +88,6 @@ func newShowCmd(a *app) *cobra.Command {
 }
 
 func (a *app) plan(ctx context.Context, dir string, f *planFlags) error {
-	defer debug.SetGCPercent(debug.SetGCPercent(200)) // what is made here ends with this process; see validate
 	cfg, err := a.readConfig(dir, &f.config)
 	if err != nil {
 		return err
