@@ -29,6 +29,7 @@ import (
 // turn is one change that is under way. There is one at a time.
 type turn struct {
 	id    string
+	own   bool // the master's own: it takes what it has learnt into force, which is short
 	phase atomic.Pointer[string]
 }
 
@@ -36,14 +37,17 @@ func (t *turn) enter(phase string) { t.phase.Store(&phase) }
 
 // begin takes the turn. With wait it waits for the one that has it, or else refuses and names that one.
 func (m *master) begin(ctx context.Context, wait bool) (*turn, error) {
-	t := &turn{id: strings.ToLower(rand.Text()[:10])}
+	return m.take(ctx, &turn{id: strings.ToLower(rand.Text()[:10])}, wait)
+}
+
+func (m *master) take(ctx context.Context, t *turn, wait bool) (*turn, error) {
 	t.enter("reading")
 	for !m.turn.CompareAndSwap(nil, t) {
 		other := m.turn.Load()
 		if other == nil {
 			continue
 		}
-		if !wait {
+		if !wait && !other.own {
 			return nil, &api.Refused{Status: http.StatusConflict, Text: fmt.Sprintf("Another apply is under way (%s, %s). Wait until it has ended: rouse generations shows what came of it.",
 				other.id, *other.phase.Load())}
 		}

@@ -159,6 +159,9 @@ func TestAnImageThatHasMovedMakesPlansStaleAndReplacesInstances(t *testing.T) {
 	if n := len(s.kind.Instances("cloud")); n != 1 {
 		t.Errorf("%d machines: one was ended under its build", n)
 	}
+	if d := ask[api.ApplyStatus](s, "/apply").Draining; len(d) != 1 || d[0].Worker != "w" || !strings.Contains(d[0].Reason, "image stands for ami-2 now") {
+		t.Errorf("what drains: %+v", d)
+	}
 	if err := s.client.Delete(t.Context(), fmt.Sprintf("/requests/%d", id), nil, new(api.Done)); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -46,6 +47,8 @@ type Options struct {
 	Serving   func(worker net.Addr, socket string) // called once everything is up; may be nil
 	Reload    <-chan os.Signal                     // each value makes the configuration be read again; may be nil
 	Meter     Meter                                // measures; may be zero
+
+	retry time.Duration // for tests; 0 is retryEvery
 }
 
 // Meter is how the master is measured. It is made by whoever knows what to measure with.
@@ -81,6 +84,7 @@ type master struct {
 	current atomic.Pointer[applied]
 	turn    atomic.Pointer[turn] // the change that is under way
 	look    chan struct{}        // asks for tend
+	retry   time.Duration        // pause before a provider that could not be opened is tried again
 	secrets secretCache
 
 	mu     sync.Mutex
@@ -103,7 +107,7 @@ type applied struct {
 
 // Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).
 func Run(ctx context.Context, o Options) (err error) {
-	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), kinds: map[string]string{}}
+	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), retry: cmp.Or(o.retry, retryEvery), kinds: map[string]string{}}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}

@@ -3,6 +3,7 @@ package master
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,6 +187,43 @@ func (s *site) gone() {
 	s.until("no record of a machine is left", func() bool { return len(ask[api.InstanceList](s, "/instances").Instances) == 0 })
 	if left := s.kind.Instances("cloud"); len(left) > 0 {
 		s.t.Errorf("machines have leaked: the records have none, and there are %v", left)
+	}
+}
+
+// unopenable cannot open the provider of one place for a while.
+type unopenable struct {
+	*fake.Kind
+	place string
+	left  atomic.Int32
+}
+
+func (k *unopenable) Open(ctx context.Context, env providers.Env) (providers.Provider, providers.Limits, error) {
+	if k.Place(env.Config) == k.place && k.left.Add(-1) >= 0 {
+		return nil, providers.Limits{}, errors.New("the cloud is down")
+	}
+	return k.Kind.Open(ctx, env)
+}
+
+func TestAMasterStartsWithoutTheProviderOfAnOldPlaceAndTriesItAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.o.retry = 50 * time.Millisecond
+	k := &unopenable{Kind: s.kind, place: "here"}
+	s.o.Hcl.Kinds = map[string]providers.Kind{"fake": k}
+	s.write(text(`place = "here"`, ""))
+	s.up()
+	id := s.machine()
+	s.write(text(`place = "there"`, ""))
+	s.reconfig()
+	s.down()
+	k.left.Store(3)
+	s.up()
+	if err := s.client.Delete(t.Context(), fmt.Sprintf("/requests/%d", id), nil, new(api.Done)); err != nil {
+		t.Fatal(err)
+	}
+	s.gone()
+	if k.left.Load() >= 0 || !strings.Contains(s.log.String(), "it is tried again") {
+		t.Errorf("%d failures are left", k.left.Load())
 	}
 }
 

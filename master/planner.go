@@ -102,7 +102,7 @@ func (c configs) order(ctx context.Context, o change) (api.Applied, error) {
 
 // Progress says which apply is under way, and what it does.
 func (c configs) Progress() (id, phase string) {
-	if t := c.m.turn.Load(); t != nil {
+	if t := c.m.turn.Load(); t != nil && !t.own {
 		return t.id, *t.phase.Load()
 	}
 	return "", ""
@@ -237,27 +237,40 @@ func (m *master) lookAgain() {
 // tend asks the providers about the configuration in force, whenever it has changed and once a day, and sees to the providers of instances that nobody can end.
 // A cloud that is down delays nothing but this.
 func (m *master) tend(ctx context.Context) error {
+	var asked time.Time
 	for {
-		m.tendOnce(ctx)
-		wait := time.NewTimer(tendEvery)
+		all := time.Since(asked) >= tendEvery
+		if all {
+			asked = time.Now()
+		}
+		wait := tendEvery
+		if m.tendOnce(ctx, all) {
+			wait = m.retry
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			wait.Stop()
+			timer.Stop()
 			return nil
 		case <-m.look:
-		case <-wait.C:
+			asked = time.Time{}
+		case <-timer.C:
 		}
-		wait.Stop()
+		timer.Stop()
 	}
 }
 
-const tendEvery = 24 * time.Hour
+const (
+	tendEvery  = 24 * time.Hour
+	retryEvery = time.Minute // for the providers of instances that nobody can end now
+)
 
-func (m *master) tendOnce(ctx context.Context) {
+// tendOnce asks the providers (if all is set), and says whether there are still instances that nobody can end.
+func (m *master) tendOnce(ctx context.Context, all bool) (lost bool) {
 	a := m.current.Load()
 	sn, err := m.engine.Snapshot(ctx)
 	if err != nil {
-		return
+		return true
 	}
 	m.mu.Lock()
 	opened := make(map[string]engine.Opened, len(m.opened))
@@ -265,9 +278,12 @@ func (m *master) tendOnce(ctx context.Context) {
 		opened[handle] = o
 	}
 	m.mu.Unlock()
-	s := m.house.survey(ctx, a.cfg, opened, nil)
+	s := &survey{}
+	if all {
+		s = m.house.survey(ctx, a.cfg, opened, nil)
+	}
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	for _, f := range s.findings {
 		level := slog.LevelInfo
@@ -276,21 +292,27 @@ func (m *master) tendOnce(ctx context.Context) {
 		}
 		m.log.Log(ctx, level, "master: preflight: "+f.Summary, "provider", f.Provider, "worker", f.Worker, "attribute", f.Attr, "detail", f.Detail, "fatal", f.Fatal)
 	}
-	more := m.adopt(ctx, model.Generation(a.gen), opened, liveOf(sn))
-	if !m.learn(s) && len(more) == 0 {
-		return
+	live := liveOf(sn)
+	more := m.adopt(ctx, model.Generation(a.gen), opened, live)
+	for handle := range live {
+		lost = lost || opened[handle].Provider == nil && more[handle].Provider == nil
 	}
-	t, err := m.begin(ctx, true)
+	if !m.learn(s) && len(more) == 0 {
+		return lost
+	}
+	t, err := m.take(ctx, &turn{own: true}, true)
 	if err != nil {
 		_ = closeAll(more)
-		return
+		return true
 	}
 	defer m.end()
 	t.enter("storing")
 	a = m.current.Load() // the same generation, with what is known now
 	if err := m.install(ctx, &loaded{snap: a.snap, cfg: a.cfg}, more); err != nil {
 		m.log.Error("master: what is known of prices and providers cannot be used", "err", err)
+		return true
 	}
+	return lost
 }
 
 // learn takes in prices. It says whether any is new.

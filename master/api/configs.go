@@ -146,6 +146,8 @@ func draining(snap *core.Snapshot) []Draining {
 			d.Reason = "the worker is not configured any more"
 		case in != nil && (in.Instance.Spec != w.Worker.Spec || in.Instance.Provider != w.Worker.Provider):
 			d.Reason = "the instance is of an older definition"
+		case in != nil && w.Leaving != "":
+			d.Reason = w.Leaving
 		default:
 			continue
 		}

@@ -59,6 +59,12 @@ func (s *State) configureProviders(list, former []Provider, first bool) {
 	for _, pc := range former {
 		if providers[pc.Name] == nil && s.providers[pc.Name] == nil && s.providerInUse(pc.Name) {
 			providers[pc.Name] = &provider{cfg: pc, orphans: map[model.InstanceKey]*orphan{}}
+			for _, w := range s.order { // now somebody can end them: what failed for want of that is tried at once
+				if in := w.facts.Instance; in != nil && in.Provider == pc.Name {
+					w.facts.NotBefore = noTime
+					s.touch(w)
+				}
+			}
 		}
 	}
 	for name, p := range s.providers { // an instance may outlive its provider's block: keep what its end needs

@@ -36,6 +36,7 @@ type WorkerView struct {
 	FailClass    string // of the last failure
 	ClassTries   int    // failures of this class in a row
 	Paused       string
+	Leaving      string // not empty: its instance ends when it is idle, and why
 	Retired      bool
 }
 

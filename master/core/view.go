@@ -65,7 +65,7 @@ func (s *State) Snapshot(now time.Time) *Snapshot {
 
 func (w *worker) view() WorkerView {
 	v := WorkerView{Worker: w.cfg, State: w.state(), Attached: w.facts.Session != 0, Session: w.facts.Session, Tries: w.facts.Tries,
-		BackoffUntil: w.facts.BackoffUntil, LastError: w.st.LastError, FailClass: w.st.FailClass, ClassTries: w.st.ClassTries, Paused: w.st.Paused, Retired: w.facts.Retired}
+		BackoffUntil: w.facts.BackoffUntil, LastError: w.st.LastError, FailClass: w.st.FailClass, ClassTries: w.st.ClassTries, Paused: w.st.Paused, Leaving: w.facts.Leaving, Retired: w.facts.Retired}
 	if in := w.facts.Instance; in != nil {
 		v.Instance = in.Key
 	}

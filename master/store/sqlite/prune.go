@@ -110,10 +110,13 @@ func (s *Store) pruneBuilds(ctx context.Context, before int64) ([]model.BuildID,
 	}
 }
 
-// pruneConfigs removes generations that are older than everything that is left, but never the newest.
+// pruneConfigs removes generations that are older than everything that is left, but never the newest. One that was in force when a live instance was asked for, or came
+// after it, stays: only its provider's block of then may be able to end that instance.
 func (s *Store) pruneConfigs(ctx context.Context, before int64) error {
 	return pruneRows(ctx, s, `SELECT generation FROM configs WHERE generation > $2 AND applied_at < $1
 		AND generation < (SELECT max(generation) FROM configs)
+		AND (NOT EXISTS (SELECT 1 FROM instances WHERE gone_at = 0) OR generation < (SELECT max(generation) FROM configs
+			WHERE applied_at <= (SELECT min(asked_at) FROM instances WHERE gone_at = 0)))
 		AND generation < coalesce((SELECT min(generation) FROM builds), 9223372036854775807)
 		AND generation < coalesce((SELECT min(generation) FROM requests), 9223372036854775807) ORDER BY generation LIMIT $3`, before,
 		func(w *writer, g int64) error { return w.exec(w.st.delConfig, g) })

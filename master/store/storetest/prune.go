@@ -52,6 +52,27 @@ func testPrune(t *testing.T, open func(t *testing.T) store.Store) {
 	same(t, "again", len(ok[[]model.BuildID](t)(s.Prune(ctx(t), at(20)))), 0)
 }
 
+func testPruneKeepsProviders(t *testing.T, open func(t *testing.T) store.Store) {
+	s := open(t)
+	defer closing(t, s)
+	for g := range 4 {
+		commit(t, s, store.Tx{Config: &store.ConfigSnapshot{Generation: model.Generation(g + 1), AppliedAt: at(g)}})
+	}
+	in := coreInstance("i1") // asked for at the time of generation 2
+	commit(t, s, store.Tx{Deltas: deltas(core.Delta{Instances: []core.Instance{in}})})
+	kept := func() (out []model.Generation) {
+		ok[[]model.BuildID](t)(s.Prune(ctx(t), at(60)))
+		for _, c := range ok[[]store.ConfigSnapshot](t)(s.Configs(ctx(t), 0)) {
+			out = append(out, c.Generation)
+		}
+		return out
+	}
+	same(t, "while it lives", kept(), []model.Generation{4, 3, 2})
+	in.GoneAt = at(7)
+	commit(t, s, store.Tx{Deltas: deltas(core.Delta{Instances: []core.Instance{in}})})
+	same(t, "when it is gone", kept(), []model.Generation{4})
+}
+
 func testPruneTogether(t *testing.T, open func(t *testing.T) store.Store) {
 	s := open(t)
 	defer closing(t, s)

@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"JournalPages", testJournal},
 		{"PruneKeepsWhatIsLive", testPrune},
 		{"PruneKeepsWhatAKeptRowNeeds", testPruneTogether},
+		{"PruneKeepsTheConfigurationsOfLiveInstances", testPruneKeepsProviders},
 		{"ReadersSeeWholeCommits", testReaders},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
