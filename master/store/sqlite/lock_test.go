@@ -11,8 +11,7 @@ import (
 
 // TestLockOfADeadProcessIsWaitedFor: a master that was killed as it started a program leaves its lock to that program for a moment. Whoever comes next
 // waits for that, but not for a holder that lives.
-func TestLockOfADeadProcessIsWaitedFor(t *testing.T) {
-	t.Parallel()
+func TestLockOfADeadProcessIsWaitedFor(t *testing.T) { // not parallel: the programs that it starts would have the locks of other tests for a moment
 	path := filepath.Join(t.TempDir(), "lock")
 	f, err := lockDir(path)
 	if err != nil {
