@@ -375,6 +375,9 @@ func (c *cleanup) run() error {
 
 // snapshot is what is live now, or what was so last if the engine cannot say soon.
 func (m *master) snapshot() *core.Snapshot {
+	if m.current.Load() == nil { // the loop does not run yet
+		return shown(m.engine.Latest())
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if sn, err := m.engine.Snapshot(ctx); err == nil {
