@@ -52,11 +52,21 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 	if err != nil {
 		return providers.Instance{}, providers.Errorf(providers.Unknown, op, "%w", err)
 	}
-	if in, found, err := p.existing(ctx, req.Key, r); found || err != nil {
-		return in, err
-	}
+	open := p.unresolved(r)
 	if r == nil {
 		r = &record{Key: req.Key, Worker: req.Worker, Since: time.Now().UTC().Truncate(time.Second)}
+	}
+	in, err := p.make(ctx, req, s, r)
+	if err != nil && open && r.Open { // what an earlier Create has sent may still be done, whatever stood in the way of this one
+		err = &providers.Error{Class: providers.Unknown, Op: op, Err: err}
+	}
+	return in, err
+}
+
+// make returns the key's instance, or launches it.
+func (p *provider) make(ctx context.Context, req providers.CreateRequest, s Spec, r *record) (providers.Instance, error) {
+	if in, found, err := p.existing(ctx, req.Key, r); found || err != nil {
+		return in, err
 	}
 	done, err := p.admit(ctx)
 	if err != nil {
@@ -64,6 +74,15 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 	}
 	defer done()
 	return p.launch(ctx, req, s, r)
+}
+
+// unresolved says whether an attempt that was written down, or of which a reply was lost, may still come to something.
+func (p *provider) unresolved(r *record) bool {
+	if r == nil || !r.Open {
+		return false
+	}
+	sent, err := p.journal.changed(r.Key)
+	return err != nil || time.Since(sent) < p.cfg.Settle
 }
 
 // existing looks for what earlier Creates of this key have made.
@@ -83,7 +102,7 @@ func (p *provider) existing(ctx context.Context, key providers.Key, r *record) (
 	}
 	switch {
 	case mine != nil:
-		if r != nil && r.ID == "" {
+		if r.ID == "" {
 			r.ID, r.Open, r.Launched = mine.ID, false, time.Now()
 			if err := p.journal.save(r); err != nil {
 				return providers.Instance{}, true, providers.Errorf(providers.Unknown, "create", "%w", err)
@@ -91,9 +110,9 @@ func (p *provider) existing(ctx context.Context, key providers.Key, r *record) (
 		}
 		p.memory.saw(*mine)
 		return p.show(*mine), true, nil
-	case r != nil && r.ID != "" && time.Since(r.Launched) < p.cfg.Settle:
+	case r.ID != "" && time.Since(r.Launched) < p.cfg.Settle:
 		return p.fresh(r), true, nil
-	case r != nil && r.ID != "": // it has ended, and EC2 has forgotten it
+	case r.ID != "": // it has ended, and EC2 has forgotten it
 		return providers.Instance{Key: key, ID: r.ID, Worker: r.Worker, State: providers.Gone, CreatedAt: r.Launched, Detail: "EC2 does not list it any more"}, true, nil
 	}
 	return providers.Instance{}, false, nil
@@ -102,10 +121,6 @@ func (p *provider) existing(ctx context.Context, key providers.Key, r *record) (
 // launch tries one choice after another.
 func (p *provider) launch(ctx context.Context, req providers.CreateRequest, s Spec, r *record) (providers.Instance, error) {
 	const op = "create"
-	image, err := p.image(ctx, s)
-	if err != nil {
-		return providers.Instance{}, err
-	}
 	todo := s.choices(p.region)
 	var no refused
 	for {
@@ -113,6 +128,10 @@ func (p *provider) launch(ctx context.Context, req providers.CreateRequest, s Sp
 			c, ok := p.choose(&todo, &no)
 			if !ok {
 				return providers.Instance{}, providers.Errorf(no.class(), op, "EC2 has no place: %s", strings.Join(no.reasons, "; "))
+			}
+			image, err := p.image(ctx, s)
+			if err != nil {
+				return providers.Instance{}, err
 			}
 			c.Image = image.ID
 			if c.Market == spot {

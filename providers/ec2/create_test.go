@@ -117,6 +117,29 @@ func TestLostReplyKeepsOtherChoicesWaiting(t *testing.T) {
 	}
 }
 
+func TestNothingIsCertainWhileAnEarlierRequestMayArrive(t *testing.T) {
+	t.Parallel()
+	a := newFakeEC2()
+	a.onRun = func(*ec2.RunInstancesInput) error {
+		return &callError{op: "RunInstances", err: context.DeadlineExceeded, uncertain: true}
+	}
+	r := newRig(t, a)
+	_, err := r.Create(t.Context(), request("k-1", testSpec()))
+	wantClass(t, err, providers.Unknown)
+	good := r.api.DescribeInstances
+	r.api.DescribeInstances = func(context.Context, *ec2.DescribeInstancesInput) (*ec2.DescribeInstancesOutput, error) {
+		return nil, answered("DescribeInstances", "UnauthorizedOperation") // certainly not done, if nothing had been sent before
+	}
+	_, err = r.Create(t.Context(), request("k-1", testSpec()))
+	wantClass(t, err, providers.Unknown)
+	_, err = r.Create(t.Context(), request("k-2", testSpec()))
+	wantClass(t, err, providers.Unauthorized)
+	r.api.DescribeInstances, a.onRun = good, nil
+	if in, err := r.Create(t.Context(), request("k-1", testSpec())); err != nil || in.ID == "" {
+		t.Errorf("%+v, %v", in, err)
+	}
+}
+
 func TestChangedConfigurationFindsWhatTheOldOneLaunched(t *testing.T) {
 	t.Parallel()
 	a := newFakeEC2()
