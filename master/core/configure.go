@@ -343,7 +343,7 @@ func (s *State) findPool(spec *poolSpec) *pool {
 
 // sweepPools lets go of the pools that nobody uses any more, or that must be made anew, and returns the requests in them.
 func (s *State) sweepPools() (moving []model.RequestID) {
-	gone := map[*worker]bool{}
+	var gone []*pool
 	keep := s.pOrdered[:0]
 	for _, p := range s.pOrdered {
 		if p.used {
@@ -351,9 +351,7 @@ func (s *State) sweepPools() (moving []model.RequestID) {
 			continue
 		}
 		p.dead = true
-		for _, w := range p.workers {
-			gone[w] = true
-		}
+		gone = append(gone, p)
 		p.Each(func(it *queue.Item) bool {
 			moving = append(moving, it.ID)
 			return true
@@ -366,8 +364,10 @@ func (s *State) sweepPools() (moving []model.RequestID) {
 	clear(s.pOrdered[len(keep):])
 	if len(keep) < len(s.pOrdered) {
 		dead := func(p *pool) bool { return p.dead }
-		for w := range gone {
-			w.pools = slices.DeleteFunc(w.pools, dead)
+		for _, p := range gone {
+			for _, w := range p.workers {
+				w.pools = slices.DeleteFunc(w.pools, dead)
+			}
 		}
 		for _, l := range s.locks {
 			l.pools = slices.DeleteFunc(l.pools, dead)

@@ -23,7 +23,7 @@ const (
 
 	FormerSettle = 10 * time.Minute // the same of a provider: longer than any that is known needs
 	FormerCheck  = 20 * time.Second
-	NoticeTries   = 3 // failures in a row before people are told
+	NoticeTries  = 3 // failures in a row before people are told
 )
 
 // State holds everything that is live. It is owned by one goroutine.

@@ -221,16 +221,16 @@ func (s *State) Check() error {
 			return fmt.Errorf("request %d: is in nobody's keeping", id)
 		}
 	}
+	waiting, running := map[string]int{}, map[string]int{}
+	for _, r := range s.requests {
+		waiting[r.Builder] += btoi(r.State == model.RequestWaiting)
+	}
+	for _, b := range s.builds {
+		running[b.Builder]++
+	}
 	for _, name := range sortedKeys(s.builders) {
-		b, waiting, running := s.builders[name], 0, 0
-		for _, r := range s.requests {
-			waiting += btoi(r.Builder == name && r.State == model.RequestWaiting)
-		}
-		for _, bld := range s.builds {
-			running += btoi(bld.Builder == name)
-		}
-		if b.waiting != waiting || b.running != running {
-			return fmt.Errorf("builder %s: counts %d waiting, %d running; has %d, %d", name, b.waiting, b.running, waiting, running)
+		if b := s.builders[name]; b.waiting != waiting[name] || b.running != running[name] {
+			return fmt.Errorf("builder %s: counts %d waiting, %d running; has %d, %d", name, b.waiting, b.running, waiting[name], running[name])
 		}
 	}
 	for _, name := range sortedKeys(s.locks) {

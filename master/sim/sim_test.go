@@ -74,13 +74,13 @@ func (r *Result) add(o Result) {
 	}
 }
 
-// TestSeedsOfApplies runs days on which the configuration changes all the time, half as many as TestSeeds: no build is lost, no busy instance is ended, what
+// TestSeedsOfApplies runs days on which the configuration changes all the time, a quarter as many as TestSeeds: no build is lost, no busy instance is ended, what
 // does not change is left alone, and in the end it is as if the last configuration had been the only one.
 func TestSeedsOfApplies(t *testing.T) {
 	t.Parallel()
 	var total Result
 	applies := 0
-	for seed := *first; seed < *first+uint64((*seeds+1)/2) && !t.Failed(); seed++ {
+	for seed := *first; seed < *first+uint64((*seeds+3)/4) && !t.Failed(); seed++ {
 		o := Options{Seed: seed, Applies: true}
 		if *trace && seed == *first {
 			o.Trace = os.Stderr
@@ -93,7 +93,7 @@ func TestSeedsOfApplies(t *testing.T) {
 		}
 	}
 	t.Logf("%d configurations, %d steps, %d requests, %d builds, %d crashes", applies, total.Steps, total.Requests, total.Builds, total.Crashes)
-	if n := (*seeds + 1) / 2; *seeds >= 200 && !t.Failed() && (applies < 8*n || total.Builds < 10*n) {
+	if n := (*seeds + 3) / 4; *seeds >= 200 && !t.Failed() && (applies < 8*n || total.Builds < 10*n) {
 		t.Errorf("only %d configurations and %d builds in %d seeds: the days are too empty to show anything", applies, total.Builds, n)
 	}
 }
