@@ -13,9 +13,10 @@ import (
 
 func newLibvirtCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "libvirt",
-		Short: "Prepare hosts with libvirt",
-		Long:  "Helps to prepare hosts for workers of the provider libvirt.",
+		Use:     "libvirt",
+		Short:   "Prepare hosts with libvirt",
+		Long:    "Helps to prepare hosts for workers of the provider libvirt.",
+		Example: "  rouse libvirt network guest-1 guest-2 > network.xml",
 	}
 	c.AddCommand(newLibvirtNetworkCmd(a))
 	return c
