@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -208,7 +209,7 @@ func remembered(ctx context.Context, o Options, h *house, in *plan.Input) (*core
 	last, err := r.LatestConfig(ctx)
 	switch {
 	case err == nil:
-		if in.Old, err = parseText(o.Hcl, last.Directory, last.Files, last.Variables, fmt.Sprintf("the configuration of generation %d", last.Generation)); err != nil {
+		if in.Old, err = parseText(o.Hcl, cmp.Or(last.Directory, o.ConfigDir), last.Files, last.Variables, fmt.Sprintf("the configuration of generation %d", last.Generation)); err != nil {
 			return nil, err
 		}
 		in.Base = last.Generation

@@ -37,7 +37,10 @@ func (a *app) newMasterCmd() *cobra.Command {
 the port that the configuration names, and serves the API on the socket rouse.sock in the state directory.
 
 SIGTERM and Ctrl-C end it as on_master_stop says. By default running builds and instances are kept: the next master with the same state
-directory goes on with them. SIGHUP reads the configuration again; a broken one changes nothing.
+directory goes on with them. SIGHUP reads the configuration again (as rouse reconfig does); a broken one changes nothing.
+
+A master that starts goes on with the last generation, be it from rouse apply or rouse rollback, unless somebody has edited -config since that was last put into
+force; then -config is the next generation.
 
 It logs to standard error: JSON unless that is a terminal.`,
 		Example: `  rouse master
