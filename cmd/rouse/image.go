@@ -19,9 +19,8 @@ func newImageCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "image",
 		Short: "Build images with rouse's agent, and test them",
-		Long: `Builds images of machines with rouse's agent inside, and tests them: an image that boots and stays silent costs hours.
-
-  rouse image list
+		Long:  "Builds images of machines with rouse's agent inside, and tests them: an image that boots and stays silent costs hours.",
+		Example: `  rouse image list
   rouse image build minimal -out images
   rouse image test minimal -dir images`,
 	}
