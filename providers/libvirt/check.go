@@ -106,8 +106,12 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 		add(providers.ClassOf(err) == providers.BadConfig, i, attrFor(s), "This instance can not be made on host "+h.Name, "%s.", strings.TrimSuffix(text, "."))
 		return
 	}
-	if limit := h.Memory; m.memory > max(limit, 0) && (limit > 0 || m.memory > n.Memory) {
-		add(true, i, "memory", "The guest does not fit", "Host %s has %d MiB for guests; it needs %d.", h.Name, max(limit, n.Memory)>>20, m.memory>>20)
+	limit := h.Memory
+	if limit == 0 {
+		limit = n.Memory
+	}
+	if limit > 0 && m.memory > limit {
+		add(true, i, "memory", "The guest does not fit", "Host %s has %d MiB for guests; it needs %d.", h.Name, limit>>20, m.memory>>20)
 	}
 	if h.VCPUs > 0 && m.vcpus > h.VCPUs {
 		add(true, i, "vcpus", "The guest does not fit", "Host %s has %d virtual processors for guests; it needs %d.", h.Name, h.VCPUs, m.vcpus)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,10 +18,16 @@ const maxConsole = 64 << 10
 
 // consoles keeps what guests print: a follower for each, which writes into a file.
 type consoles struct {
-	dir  string
-	mu   sync.Mutex
-	live map[providers.Key]*follower
+	dir   string
+	mu    sync.Mutex
+	live  map[providers.Key]*follower
+	broke map[providers.Key]time.Time // when following ended, where it may be taken up again
 }
+
+const (
+	consoleRest = 10 * time.Second // before a console that could not be followed is tried again
+	keepConsole = 24 * time.Hour   // after its guest's last word
+)
 
 // follower is the console of one guest.
 type follower struct {
@@ -53,15 +60,23 @@ func (f *follower) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// follow begins to follow a guest's console, once.
+// follow begins to follow a guest's console, if nobody does: what it printed before (to a master that has ended, say) is in its file.
 func (c *consoles) follow(p *provider, key providers.Key, l link) *follower {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f := c.live[key]; f != nil {
 		return f
 	}
+	if time.Since(c.broke[key]) < consoleRest || p.ctx.Err() != nil {
+		return nil
+	}
 	f := &follower{viewers: map[chan []byte]bool{}, done: make(chan struct{})}
-	f.file, _ = os.OpenFile(c.file(key), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) // without it, only a restart forgets
+	f.tail, _ = readTail(c.file(key))
+	if f.file, _ = os.OpenFile(c.file(key), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); f.file != nil { // without it, only a restart forgets
+		if st, err := f.file.Stat(); err == nil {
+			f.written = st.Size()
+		}
+	}
 	c.live[key] = f
 	p.work.Go(func() {
 		defer close(f.done)
@@ -70,6 +85,7 @@ func (c *consoles) follow(p *provider, key providers.Key, l link) *follower {
 		}
 		c.mu.Lock()
 		delete(c.live, key)
+		c.broke[key] = time.Now()
 		c.mu.Unlock()
 		if f.file != nil {
 			_ = f.file.Close()
@@ -80,12 +96,40 @@ func (c *consoles) follow(p *provider, key providers.Key, l link) *follower {
 
 func (c *consoles) file(key providers.Key) string { return filepath.Join(c.dir, string(key)+".log") }
 
-// forget removes what a guest printed, some time after its end: somebody may still ask why it failed.
-func (c *consoles) forget(key providers.Key) {
-	name := c.file(key)
-	if st, err := os.Stat(name); err == nil && time.Since(st.ModTime()) > time.Hour {
-		_ = os.Remove(name)
+// tidy removes what guests printed, some time after their end: somebody may still ask why one failed.
+func (c *consoles) tidy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, at := range c.broke {
+		if time.Since(at) > consoleRest {
+			delete(c.broke, k)
+		}
 	}
+	names, err := os.ReadDir(c.dir)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		key, _ := strings.CutSuffix(n.Name(), ".log")
+		if st, err := n.Info(); err == nil && c.live[providers.Key(key)] == nil && time.Since(st.ModTime()) > keepConsole {
+			_ = os.Remove(filepath.Join(c.dir, n.Name()))
+		}
+	}
+}
+
+// readTail returns the end of what a guest printed.
+func readTail(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() //nolint:errcheck // only read
+	if st, err := file.Stat(); err == nil && st.Size() > maxConsole {
+		if _, err := file.Seek(-maxConsole, io.SeekEnd); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(io.LimitReader(file, maxConsole))
 }
 
 // Console implements providers.ConsoleReader.
@@ -101,23 +145,11 @@ func (p *provider) Console(ctx context.Context, key providers.Key) ([]byte, erro
 		defer f.mu.Unlock()
 		return append([]byte(nil), f.tail...), nil
 	}
-	file, err := os.Open(p.console.file(key))
+	b, err := readTail(p.console.file(key))
 	if errors.Is(err, os.ErrNotExist) {
-		if _, err := p.Get(ctx, key); err != nil {
-			return nil, err
-		}
-		return nil, nil
+		_, err := p.Get(ctx, key)
+		return nil, err
 	}
-	if err != nil {
-		return nil, providers.Errorf(providers.Transient, "console", "%w", err)
-	}
-	defer file.Close() //nolint:errcheck // only read
-	if st, err := file.Stat(); err == nil && st.Size() > maxConsole {
-		if _, err := file.Seek(-maxConsole, io.SeekEnd); err != nil {
-			return nil, providers.Errorf(providers.Transient, "console", "%w", err)
-		}
-	}
-	b, err := io.ReadAll(io.LimitReader(file, maxConsole))
 	if err != nil {
 		return nil, providers.Errorf(providers.Transient, "console", "%w", err)
 	}

@@ -46,7 +46,7 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 	case f != nil && f.foreign:
 		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "host %s has a domain %s that is not ours; it is left alone", f.host.Name, f.domain.Name)
 	case f != nil && f.domain != nil:
-		return p.instance(req.Key, f.host, f.domain), nil
+		return p.adopt(ctx, req, f)
 	case f != nil: // volumes that nobody uses
 		for _, v := range f.volumes {
 			if err := f.link.DeleteVolume(ctx, v.Pool, v.Name); err != nil {
@@ -55,6 +55,22 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 		}
 	}
 	return p.make(ctx, req, spec, rec)
+}
+
+// adopt takes an instance that an earlier call has made. One that was restored may still wait for its order: whoever made it may have died before it
+// was sent. A second order is never read.
+func (p *provider) adopt(ctx context.Context, req providers.CreateRequest, f *found) (in providers.Instance, err error) {
+	if f.domain.Tags.Fast && f.domain.Power == powerOn {
+		g := &guest{key: req.Key, tags: tags{Worker: req.Worker}}
+		if g.agent, err = agentSettings(req); err != nil {
+			return in, providers.Errorf(providers.BadConfig, "create", "%w", err)
+		}
+		if err := p.order(ctx, f.link, g); err != nil {
+			return in, providers.Errorf(providers.Unknown, "create", "host %s: tell the guest who it is: %w", f.host.Name, err)
+		}
+	}
+	p.console.follow(p, req.Key, f.link)
+	return p.instance(req.Key, f.host, f.domain), nil
 }
 
 func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec Spec, rec record) (in providers.Instance, err error) {
@@ -79,7 +95,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 		return in, providers.Errorf(providers.BadConfig, "create",
 			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
 	}
-	rec = record{Worker: req.Worker, Host: h.Name, Pool: m.pool, Image: m.base.fingerprint(), At: time.Now()}
+	rec = record{Worker: req.Worker, Host: h.Name, Pool: m.pool, Dir: m.dir, Image: m.base.fingerprint(), At: time.Now()}
 	if err := p.records.save(req.Key, rec); err != nil {
 		return in, providers.Errorf(providers.Transient, "create", "remember the place of %s: %w", req.Key, err)
 	}
@@ -92,10 +108,14 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 	if g.agent, err = agentSettings(req); err != nil {
 		return in, providers.Errorf(providers.BadConfig, "create", "%w", err)
 	}
-	if spec.Fast && p.fromMemory(ctx, l, h, g, m) {
-		return p.started(req.Key, h, l, g), nil
+	if spec.Fast {
+		if restored, err := p.fromMemory(ctx, l, h, g, m); err != nil {
+			return in, err
+		} else if restored {
+			return p.started(req.Key, h, l, g), nil
+		}
 	}
-	if err := p.volumes(ctx, l, g, m); err != nil {
+	if err := p.volumes(ctx, l, h, g, m); err != nil {
 		return in, p.undo(l, h, g, m, err)
 	}
 	text, err := g.define(m.template)
@@ -117,26 +137,38 @@ func (p *provider) started(key providers.Key, h *host, l link, g *guest) provide
 	return p.instance(key, h, &d)
 }
 
-// fromMemory starts an instance from a template's memory if it can. Where it cannot, nothing is left of the attempt, and the instance boots.
-func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m *materials) bool {
+// fromMemory starts an instance from a template's memory if it can. Where it cannot, nothing is left of the attempt, and the instance boots; an error
+// means that something may be left, so that nothing else may be started under its name.
+func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m *materials) (bool, error) {
 	t, err := p.memoryFor(ctx, l, h, g, m)
 	if err == nil && t != nil {
 		g.tags.Fast = true
 		if err = p.restore(ctx, l, g, m, t); err == nil {
-			return true
+			return true, nil
 		}
 		g.tags.Fast = false
-		err = errors.Join(err, l.Destroy(ctx, domainName(g.key)))
-		left, lookErr := p.volumesOf(ctx, l, m.pool, g.key)
-		err = errors.Join(err, lookErr)
-		for _, v := range left {
-			err = errors.Join(err, l.DeleteVolume(ctx, v.Pool, v.Name))
+		if left := p.scrap(l, g, m); left != nil {
+			return false, providers.Errorf(providers.Unknown, "create", "host %s: restore from memory: %w; and what is left of it: %w", h.Name, err, left)
 		}
 	}
 	if err != nil {
 		p.log.Warn("libvirt: not restored from memory; the instance boots", "instance", g.key, "host", h.Name, "err", err)
 	}
-	return false
+	return false, ctx.Err()
+}
+
+// scrap removes a domain and its volumes, whatever has become of the caller.
+func (p *provider) scrap(l link, g *guest, m *materials) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := l.Destroy(ctx, domainName(g.key)); err != nil {
+		return err
+	}
+	left, err := p.volumesOf(ctx, l, m.pool, g.key)
+	for _, v := range left {
+		err = errors.Join(err, l.DeleteVolume(ctx, v.Pool, v.Name))
+	}
+	return err
 }
 
 // undo removes the volumes of a create that has certainly failed. Where that is not certain, they stay: the domain may run from them.
@@ -163,6 +195,7 @@ type materials struct {
 	template       *libvirtxml.Domain // nil: the spec says it all
 	base           volume
 	pool           string // of the clone
+	dir            string // of that pool, if PoolOf found it
 	machine        string
 	kernel, initrd string
 	vcpus          int
@@ -212,7 +245,7 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		if err != nil {
 			return nil, classify("create", h.Name, err)
 		}
-		m.pool = pool
+		m.pool, m.dir = pool, path.Dir(spec.HDImage)
 	}
 	if baseName == "" && baseFile == "" {
 		return nil, bad("the disk of worker %s points at nothing: say base_image", worker)
@@ -331,7 +364,7 @@ func among(ctx context.Context, l link, pool string) string {
 }
 
 // volumes makes an instance's disk, and its seed if it has one.
-func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) error {
+func (p *provider) volumes(ctx context.Context, l link, h *host, g *guest, m *materials) error {
 	name := volumeName(p.owner, g.key, diskSuffix)
 	if g.spec.Clone == "copy" {
 		text, err := whole(name, m.base.Format, m.base.Capacity)
@@ -339,7 +372,7 @@ func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) 
 			return err
 		}
 		if err := l.CopyVolume(ctx, m.pool, text, m.base.Pool, m.base.Name); err != nil {
-			return classify("create", "", err)
+			return classify("create", h.Name, err)
 		}
 	} else {
 		text, err := overlay(name, m.base)
@@ -347,12 +380,12 @@ func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) 
 			return err
 		}
 		if err := l.CreateVolume(ctx, m.pool, text); err != nil {
-			return classify("create", "", err)
+			return classify("create", h.Name, err)
 		}
 	}
 	var err error
 	if g.disk, err = l.Volume(ctx, m.pool, name); err != nil {
-		return classify("create", "", err)
+		return classify("create", h.Name, err)
 	}
 	g.nvram = path.Join(path.Dir(g.disk.Path), volumeName(p.owner, g.key, nvramSuffix))
 	if g.spec.Identity != ByNoCloud {
@@ -368,14 +401,14 @@ func (p *provider) volumes(ctx context.Context, l link, g *guest, m *materials) 
 		return err
 	}
 	if err := l.CreateVolume(ctx, m.pool, text); err != nil {
-		return classify("create", "", err)
+		return classify("create", h.Name, err)
 	}
 	if err := l.Upload(ctx, m.pool, seed, bytes.NewReader(iso), int64(len(iso))); err != nil {
-		return classify("create", "", err)
+		return classify("create", h.Name, err)
 	}
 	v, err := l.Volume(ctx, m.pool, seed)
 	if err != nil {
-		return classify("create", "", err)
+		return classify("create", h.Name, err)
 	}
 	g.seed = v.Path
 	return nil

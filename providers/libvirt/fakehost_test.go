@@ -349,6 +349,18 @@ func (l *fakeLink) Volume(ctx context.Context, pool, name string) (v volume, err
 	return v, &linkError{noVolume, "no volume " + name}
 }
 
+func (l *fakeLink) VolumesNamed(ctx context.Context, pool string, names []string) (all []volume, err error) {
+	for _, n := range names {
+		switch v, err := l.Volume(ctx, pool, n); {
+		case err == nil:
+			all = append(all, v)
+		case kindOf(err) != noVolume:
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 func (l *fakeLink) VolumeByPath(_ context.Context, file string) (volume, error) {
 	l.h.mu.Lock()
 	defer l.h.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,28 +33,50 @@ const (
 	templateRest = 5 * time.Minute // after a template that could not be made
 )
 
+// How long templates are kept. One that nobody asks for any more (its image, its XML or libvirt has changed, or its worker has gone) is deleted as
+// soon as no instance depends on it, so that there are at most as many as there are kinds of fast workers.
+const (
+	unusedTemplate  = 24 * time.Hour // since an instance was last made from it
+	unknownTemplate = time.Hour      // of one that an earlier life has left, before somebody asks for it
+)
+
 // templates are the saved guests of all hosts.
 type templates struct {
-	mu  sync.Mutex
-	all map[string]*memory // by host and digest
+	mu     sync.Mutex
+	all    map[string]*memory // by host and digest
+	wanted map[string]want    // by host and worker
+	since  time.Time          // when the provider was opened
+}
+
+// want is what the last instance of a worker was, or could have been, made from.
+type want struct {
+	digest string
+	at     time.Time
 }
 
 // memory is one saved guest.
 type memory struct {
 	ready bool
-	until time.Time // no attempt to make it before; zero while one is under way
+	busy  bool      // it is looked for, or made
+	until time.Time // no attempt to make it before
 	disk  volume
 	save  volume
-	head  *saved
 }
 
 // templateKey is the key of a template's domain while it boots. Its tags are the owner's, so that the sweep finds what a crash has left of it.
 func (p *provider) templateKey(digest string) providers.Key {
-	return providers.Key("template-" + ownerMark(p.owner) + "-" + digest)
+	return providers.Key(templateMark + ownerMark(p.owner) + "-" + digest)
+}
+
+const templateMark = "template-"
+
+// isTemplate says whether a key is a template's.
+func (p *provider) isTemplate(k providers.Key) bool {
+	return strings.HasPrefix(string(k), templateMark+ownerMark(p.owner)+"-")
 }
 
 func (p *provider) templateName(digest, suffix string) string {
-	return "rouse-template-" + ownerMark(p.owner) + "-" + digest + suffix
+	return prefix + string(p.templateKey(digest)) + suffix
 }
 
 // templateDigest covers everything that the memory of a guest depends on.
@@ -87,38 +110,132 @@ func (p *provider) memoryFor(ctx context.Context, l link, h *host, g *guest, m *
 		return nil, err
 	}
 	id := h.Name + " " + digest
-	p.templates.mu.Lock()
-	defer p.templates.mu.Unlock()
-	t := p.templates.all[id]
-	switch {
-	case t == nil:
+	ts := &p.templates
+	ts.mu.Lock()
+	ts.wanted[h.Name+" "+g.tags.Worker] = want{digest, time.Now()}
+	t := ts.all[id]
+	if t == nil {
 		t = &memory{}
-		p.templates.all[id] = t
-	case t.ready:
-		if _, err := l.Volume(ctx, m.pool, t.save.Name); err == nil {
-			return t, nil
-		}
-		t.ready = false // somebody has removed it
-	case t.until.IsZero() || time.Now().Before(t.until):
+		ts.all[id] = t
+	}
+	if t.busy || time.Now().Before(t.until) {
+		ts.mu.Unlock()
 		return nil, nil
 	}
-	t.until = time.Time{}
+	was := *t
+	t.busy = true // until this call, or the making that it begins, is over
+	ts.mu.Unlock()
+	done := func(m memory) {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		*t = m
+	}
+	if was.ready {
+		if _, err := l.Volume(ctx, m.pool, was.save.Name); err == nil {
+			done(was)
+			return &was, nil
+		}
+	} else if made := p.savedBefore(ctx, l, m.pool, digest); made != nil {
+		done(*made)
+		return made, nil
+	}
 	tg, tm := *g, *m
 	p.work.Go(func() {
 		ctx, cancel := context.WithTimeout(p.ctx, bootLimit)
 		defer cancel()
 		made, err := p.makeTemplate(ctx, l, &tg, &tm, digest)
-		p.templates.mu.Lock()
-		defer p.templates.mu.Unlock()
 		if err != nil {
-			t.until = time.Now().Add(templateRest)
+			done(memory{until: time.Now().Add(templateRest)})
 			p.log.Warn("libvirt: no template; instances boot instead", "host", h.Name, "worker", tg.tags.Worker, "err", err)
 			return
 		}
-		*t = *made
+		done(*made)
 		p.log.Info("libvirt: template saved", "host", h.Name, "worker", tg.tags.Worker, "template", digest)
+		if all, err := l.Volumes(ctx, tm.pool); err == nil {
+			p.tidyTemplates(ctx, h, l, all)
+		}
 	})
 	return nil, nil
+}
+
+// savedBefore finds the template that an earlier life of this master has made, if it is whole: libvirt writes the header's magic last.
+func (p *provider) savedBefore(ctx context.Context, l link, pool, digest string) *memory {
+	m := &memory{ready: true}
+	var err error
+	if m.disk, err = l.Volume(ctx, pool, p.templateName(digest, diskSuffix)); err != nil {
+		return nil
+	}
+	if m.save, err = l.Volume(ctx, pool, p.templateName(digest, saveSuffix)); err != nil {
+		return nil
+	}
+	if _, err = l.Domain(ctx, domainName(p.templateKey(digest))); err == nil || kindOf(err) != noDomain {
+		return nil // it runs, so its disk changes
+	}
+	r, err := openSaved(ctx, l, m.save)
+	if err != nil {
+		return nil
+	}
+	defer r.Close() //nolint:errcheck // only read
+	if _, err := readSaved(r); err != nil {
+		return nil
+	}
+	return m
+}
+
+// making says whether this provider boots the template of a key just now.
+func (p *provider) making(h *host, k providers.Key) bool {
+	digest, ok := strings.CutPrefix(string(k), templateMark+ownerMark(p.owner)+"-")
+	p.templates.mu.Lock()
+	defer p.templates.mu.Unlock()
+	t := p.templates.all[h.Name+" "+digest]
+	return ok && t != nil && t.busy
+}
+
+// tidyTemplates deletes the templates of one of a host's pools, whose volumes are given, that nobody asks for and nobody's disk depends on.
+func (p *provider) tidyTemplates(ctx context.Context, h *host, l link, all []volume) {
+	used, found := map[string]bool{}, map[string][]volume{}
+	for _, v := range all {
+		used[v.Backing] = true
+		if key, ok := strings.CutPrefix(v.Name, prefix); ok && p.isTemplate(providers.Key(key)) {
+			digest, _, _ := strings.Cut(strings.TrimPrefix(key, templateMark+ownerMark(p.owner)+"-"), ".")
+			found[digest] = append(found[digest], v)
+		}
+	}
+	for digest, volumes := range found {
+		if p.keepTemplate(h, digest) || slices.ContainsFunc(volumes, func(v volume) bool { return used[v.Path] }) {
+			continue
+		}
+		slices.SortFunc(volumes, func(a, b volume) int { return strings.Compare(b.Name, a.Name) }) // the memory before its disk
+		for _, v := range volumes {
+			if err := l.DeleteVolume(ctx, v.Pool, v.Name); err != nil {
+				p.log.Warn("libvirt: a template that nobody needs is left", "host", h.Name, "volume", v.Path, "err", err)
+				return
+			}
+		}
+		p.log.Info("libvirt: template deleted: no worker needs it any more", "host", h.Name, "template", digest)
+	}
+}
+
+func (p *provider) keepTemplate(h *host, digest string) bool {
+	ts := &p.templates
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for who, w := range ts.wanted {
+		if time.Since(w.at) > unusedTemplate {
+			delete(ts.wanted, who)
+		} else if w.digest == digest && strings.HasPrefix(who, h.Name+" ") {
+			return true
+		}
+	}
+	t := ts.all[h.Name+" "+digest]
+	switch {
+	case t == nil:
+		return time.Since(ts.since) < unknownTemplate
+	case t.busy:
+		return true
+	}
+	delete(ts.all, h.Name+" "+digest)
+	return false
 }
 
 func mayRelabel(version string) bool {
@@ -261,6 +378,11 @@ func (p *provider) restore(ctx context.Context, l link, g *guest, m *materials, 
 	if err := l.DeleteVolume(ctx, m.pool, path.Base(file)); err != nil {
 		return err
 	}
+	return p.order(ctx, l, g)
+}
+
+// order tells the agent in a restored guest who it is.
+func (p *provider) order(ctx context.Context, l link, g *guest) error {
 	o, err := newOrder(g)
 	if err != nil {
 		return err

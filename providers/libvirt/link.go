@@ -35,6 +35,7 @@ type link interface {
 	Refresh(ctx context.Context, pool string) error         // looks at the directory again: somebody may have copied an image there
 	Volumes(ctx context.Context, pool string) ([]volume, error)
 	Volume(ctx context.Context, pool, name string) (volume, error)
+	VolumesNamed(ctx context.Context, pool string, names []string) ([]volume, error) // those of them that are there
 	VolumeByPath(ctx context.Context, path string) (volume, error)
 	CreateVolume(ctx context.Context, pool, xml string) error
 	CopyVolume(ctx context.Context, pool, xml, fromPool, from string) error

@@ -68,7 +68,8 @@ func open(env providers.Env, dial dialer) (*provider, error) {
 		return nil, fmt.Errorf("make the directory of consoles: %w", err)
 	}
 	p := &provider{cfg: cfg, owner: env.Owner, log: env.Log, records: rec, ends: map[string]string{}, placed: map[providers.Key]placement{},
-		console: &consoles{dir: dir, live: map[providers.Key]*follower{}}, templates: templates{all: map[string]*memory{}}}
+		console:   &consoles{dir: dir, live: map[providers.Key]*follower{}, broke: map[providers.Key]time.Time{}},
+		templates: templates{all: map[string]*memory{}, wanted: map[string]want{}, since: time.Now()}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, h := range cfg.Hosts {
 		p.hosts = append(p.hosts, &host{Host: h, dial: dial, event: p.observed, log: env.Log})
@@ -132,7 +133,7 @@ func (p *provider) find(ctx context.Context, op string, key providers.Key) (*fou
 		hosts = []*host{h}
 	}
 	for _, h := range hosts {
-		f, err := p.findOn(ctx, h, key, rec.Pool)
+		f, err := p.findOn(ctx, h, key, rec, op == "destroy")
 		if err != nil {
 			return nil, classify(op, h.Name, err)
 		}
@@ -143,12 +144,13 @@ func (p *provider) find(ctx context.Context, op string, key providers.Key) (*fou
 	return nil, nil
 }
 
-func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, pool string) (*found, error) {
+// findOn looks on one host: for the domain and, where there is none or all of it is wanted, for the volumes.
+func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, rec record, all bool) (*found, error) {
 	l, err := h.link(ctx)
 	if err != nil {
 		return nil, err
 	}
-	f := &found{host: h, link: l}
+	f, pool := &found{host: h, link: l}, rec.Pool
 	d, err := l.Domain(ctx, domainName(key))
 	switch {
 	case err == nil:
@@ -160,10 +162,19 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, pool 
 	case kindOf(err) != noDomain:
 		return nil, err
 	}
+	if f.domain != nil && !all {
+		return f, nil
+	}
 	if pool == "" {
 		pool = p.cfg.Pool
 	}
-	if f.volumes, err = p.volumesOf(ctx, l, pool, key); err != nil {
+	f.volumes, err = p.volumesOf(ctx, l, pool, key)
+	if err != nil && kindOf(err) == noPool && rec.Dir != "" { // a pool that we made is forgotten when its host starts anew; its files are not
+		if pool, err = l.PoolOf(ctx, rec.Dir); err == nil {
+			f.volumes, err = p.volumesOf(ctx, l, pool, key)
+		}
+	}
+	if err != nil && kindOf(err) != noPool { // a pool that is not there holds nothing
 		return nil, err
 	}
 	if f.domain == nil && len(f.volumes) == 0 {
@@ -172,20 +183,13 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, pool 
 	return f, nil
 }
 
-// volumesOf returns what a pool holds of an instance. A pool that is not there holds nothing.
-func (p *provider) volumesOf(ctx context.Context, l link, pool string, key providers.Key) (out []volume, err error) {
+// volumesOf returns what a pool holds of an instance.
+func (p *provider) volumesOf(ctx context.Context, l link, pool string, key providers.Key) ([]volume, error) {
+	var names []string
 	for _, suffix := range suffixes {
-		v, err := l.Volume(ctx, pool, volumeName(p.owner, key, suffix))
-		switch {
-		case err == nil:
-			out = append(out, v)
-		case kindOf(err) == noPool:
-			return nil, nil
-		case kindOf(err) != noVolume:
-			return nil, err
-		}
+		names = append(names, volumeName(p.owner, key, suffix))
 	}
-	return out, nil
+	return l.VolumesNamed(ctx, pool, names)
 }
 
 // Get implements providers.Provider.
@@ -199,6 +203,9 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 	}
 	if f == nil || f.foreign {
 		return providers.Instance{}, providers.Errorf(providers.NotFound, "get", "no domain and no volume of %s", key)
+	}
+	if f.domain != nil && f.domain.Power == powerOn {
+		p.console.follow(p, key, f.link) // after a restart of the master or of libvirtd nobody does
 	}
 	return p.instance(key, f.host, f.domain), nil
 }
@@ -253,9 +260,12 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 		seen := map[providers.Key]bool{}
 		pools := map[string]bool{p.cfg.Pool: true}
 		for i := range domains {
-			if t := domains[i].Tags; t != nil && t.Owner == owner && domains[i].Name == domainName(t.Key) {
+			if t := domains[i].Tags; t != nil && t.Owner == owner && domains[i].Name == domainName(t.Key) && !p.making(h, t.Key) {
 				seen[t.Key] = true
 				pools[t.Pool] = true
+				if domains[i].Power == powerOn && !p.isTemplate(t.Key) {
+					p.console.follow(p, t.Key, l)
+				}
 				all = append(all, p.instance(t.Key, h, &domains[i]))
 			}
 		}
@@ -270,6 +280,7 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 			if err != nil && kindOf(err) != noPool {
 				return nil, classify("list", h.Name, err)
 			}
+			p.tidyTemplates(ctx, h, l, volumes)
 			for _, v := range volumes {
 				if key, ok := keyOfVolume(owner, v.Name); ok && !seen[key] {
 					seen[key] = true
@@ -278,6 +289,8 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 			}
 		}
 	}
+	p.records.tidy()
+	p.console.tidy()
 	return all, nil
 }
 
@@ -303,7 +316,6 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 	}
 	p.release(key)
 	if f == nil {
-		p.console.forget(key)
 		return providers.Errorf(providers.NotFound, "destroy", "no domain and no volume of %s", key)
 	}
 	if f.domain != nil {

@@ -19,6 +19,7 @@ type record struct {
 	Worker  string
 	Host    string
 	Pool    string
+	Dir     string `json:",omitempty"` // of the pool, if it is one that PoolOf made, which a restart of the host forgets
 	Image   string // fingerprint of the base that its disk is a clone of
 	At      time.Time
 	Ended   bool
@@ -50,16 +51,23 @@ func openRecords(dir string) (*records, error) {
 			_ = os.Remove(filepath.Join(dir, n.Name())) // a half-written one
 			continue
 		}
-		rec, err := r.reload(providers.Key(key))
-		if err != nil {
+		if _, err := r.reload(providers.Key(key)); err != nil {
 			return nil, err
 		}
-		if rec.Ended && time.Since(rec.EndedAt) > keepEnded {
-			_ = os.Remove(filepath.Join(dir, n.Name()))
-			delete(r.all, providers.Key(key))
+	}
+	r.tidy()
+	return r, nil
+}
+
+// tidy forgets the keys that ended long ago.
+func (r *records) tidy() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, rec := range r.all {
+		if rec.Ended && time.Since(rec.EndedAt) > keepEnded && os.Remove(r.file(k)) == nil {
+			delete(r.all, k)
 		}
 	}
-	return r, nil
 }
 
 func (r *records) file(k providers.Key) string { return filepath.Join(r.dir, string(k)+".json") }

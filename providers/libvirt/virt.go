@@ -508,6 +508,27 @@ func (l *conn) Volume(ctx context.Context, pool, name string) (volume, error) {
 	return withVolume(ctx, l, pool, name, func(v *virt.StorageVol) (volume, error) { return describeVolume(v, pool) })
 }
 
+func (l *conn) VolumesNamed(ctx context.Context, pool string, names []string) ([]volume, error) {
+	return withPool(ctx, l, pool, func(p *virt.StoragePool) (out []volume, err error) {
+		for _, name := range names {
+			v, err := p.LookupStorageVolByName(name)
+			if err == nil {
+				var one volume
+				one, err = describeVolume(v, pool)
+				_ = v.Free()
+				out = append(out, one)
+			}
+			switch {
+			case err == nil:
+			case translate(err).Kind == noVolume:
+			default:
+				return nil, err
+			}
+		}
+		return out, nil
+	})
+}
+
 func (l *conn) VolumeByPath(ctx context.Context, file string) (volume, error) {
 	return do(ctx, l, func() (volume, error) {
 		v, err := l.c.LookupStorageVolByPath(file)
@@ -650,9 +671,9 @@ func translate(err error) *linkError {
 	switch {
 	case strings.Contains(e.Message, "Failed to open libvirt.so"): // the binding's own text: there is no code for it
 		kind = noLibrary
-	case ok:
-	case e.Code == virt.ERR_SYSTEM_ERROR && strings.Contains(e.Message, "No space left"):
+	case strings.Contains(e.Message, "No space left on device"): // from the kernel, or printed by qemu-img
 		kind = noSpace
+	case ok:
 	case e.Code == virt.ERR_SYSTEM_ERROR && e.Domain == virt.FROM_RPC:
 		kind = unreachable
 		if strings.Contains(e.Message, "Permission denied") {

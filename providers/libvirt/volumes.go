@@ -44,7 +44,7 @@ func (v volume) fingerprint() string {
 // overlay is a volume that holds only what differs from its base.
 func overlay(name string, base volume) (string, error) {
 	x := libvirtxml.StorageVolume{Name: name, Capacity: &libvirtxml.StorageVolumeSize{Value: uint64(base.Capacity)},
-		Target:       &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "qcow2"}},
+		Target:       &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "qcow2"}, Compat: "1.1"},
 		BackingStore: &libvirtxml.StorageVolumeBackingStore{Path: base.Path, Format: &libvirtxml.StorageVolumeTargetFormat{Type: base.Format}}}
 	return x.Marshal()
 }
