@@ -54,6 +54,7 @@ type CreateRequest struct {
 	Owner  Owner
 	Worker string
 	Spec   any // what the Kind's DecodeInstance returned for this worker
+	Place  string // the room that was chosen for it (see Roomer); "": the provider chooses
 	Agent  Agent
 }
 
@@ -86,6 +87,7 @@ type Instance struct {
 	Detail    string // for people: state reason, address, …
 	CreatedAt time.Time
 	Facts     map[string]string // what it really is, as far as the provider knows: "image", "type", "market" ("on-demand", "spot"), "zone", "address"; may be nil
+	Place     string            // the room that it is in (see Roomer); "" if there are none
 }
 
 // Provider makes and unmakes instances. All methods are safe for concurrent use, return soon after ctx ends, and classify
@@ -191,6 +193,42 @@ type Sleeper interface {
 // SleepKind is implemented by Kinds whose providers are Sleepers. It says why an instance of this spec can not be stopped (or hibernated), or nil.
 type SleepKind interface {
 	CanSleep(config, spec any, hibernate bool) error
+}
+
+// Roomer is implemented by providers whose instances share machines of a known size, so that it can be said beforehand where an instance fits. The
+// caller counts what its instances take, chooses a room for each new one and says which (CreateRequest.Place). The provider has the last word: what does
+// not fit after all is refused with class NoCapacity.
+type Roomer interface {
+	// Rooms are all there are, whether or not they can be reached now. An error says nothing about any of them.
+	Rooms(ctx context.Context) ([]Room, error)
+}
+
+// Room is one machine on which instances live. A limit of 0 is none.
+type Room struct {
+	Name   string
+	VCPUs  int   // that its instances may have together
+	Memory int64 // bytes, likewise
+	Slots  int   // instances at once
+	Down   bool  // it can not be reached: nothing new is made there
+}
+
+// SizeKind is implemented by Kinds whose providers are Roomers. It says what an instance of this spec takes of its room; 0 is not known, and counts as
+// nothing.
+type SizeKind interface {
+	Size(config, spec any) (vcpus int, memory int64)
+}
+
+// Watcher is implemented by providers that hear of changes in their instances' lives.
+type Watcher interface {
+	// Watch calls changed with the key of each instance that has changed, or may have: the caller then looks (Get). It may be called too often, too late or
+	// not at all: nothing is lost but time. "" says that the rooms have changed (see Roomer). changed does not block. Watch returns soon after ctx has ended.
+	Watch(ctx context.Context, changed func(Key)) error
+}
+
+// ConsoleFollower is implemented by providers that can show what an instance prints while it prints it.
+type ConsoleFollower interface {
+	// FollowConsole writes what the instance has printed, as far as it is kept, and then what it prints, until it ends (nil) or ctx does.
+	FollowConsole(ctx context.Context, key Key, w io.Writer) error
 }
 
 // PlaceKind is implemented by Kinds whose provider block says where instances live: a region, an account, a host. Two configurations with

@@ -59,7 +59,13 @@ func (s *State) dispatch() {
 			continue
 		}
 		// Nobody for this one. Who has no room for anybody is not looked at again until it is freed, so a full house costs nothing.
-		best.maybe = slices.DeleteFunc(best.maybe, func(w *worker) bool { rank, _ := s.room(w); return rank == noRoom })
+		best.maybe = slices.DeleteFunc(best.maybe, func(w *worker) bool {
+			rank, why := s.room(w)
+			if rank == noRoom && why == lacking {
+				s.starve(w)
+			}
+			return rank == noRoom
+		})
 		best.Hold(top.Lane()) // the next lane of the pool may still be served
 	}
 }
@@ -99,6 +105,8 @@ func (s *State) room(w *worker) (rank int, why string) {
 		return noRoom, "a call to its provider is in flight"
 	case in == nil && s.now.Before(f.BackoffUntil):
 		return noRoom, backingOff
+	case in == nil && s.roomy && !s.hasRoom(w):
+		return noRoom, lacking
 	case in == nil:
 		return cold, ""
 	case in.Doomed:
@@ -115,6 +123,8 @@ func (s *State) room(w *worker) (rank int, why string) {
 		return noRoom, "its instance was stopped, and the builds on it are ending"
 	case in.Power == latent.Stopped && s.now.Before(f.BackoffUntil):
 		return noRoom, backingOff
+	case in.Power == latent.Stopped && s.roomy && !s.hasRoom(w):
+		return noRoom, lacking
 	case in.Power == latent.Stopped:
 		return asleep, ""
 	case in.Served && w.cfg.BuildWaitTimeout == 0:
@@ -201,6 +211,9 @@ func (s *State) assign(r *request, w *worker) {
 	b.ran(1)
 	w.builds = append(w.builds, bld)
 	w.facts.Builds++
+	if in := w.facts.Instance; s.roomy && (in == nil || in.Power == latent.Stopped) {
+		s.book(w)
+	}
 	s.take(bld)
 	s.entry(Entry{Kind: "build", Build: bld.ID, Request: r.ID, Worker: w.cfg.Name, Instance: bld.Instance, To: bld.Phase.String()})
 	if w.facts.Session != 0 {

@@ -87,6 +87,7 @@ func (s *State) endBuild(b *Build, v verdict) {
 	}
 	w.facts.Builds--
 	w.facts.IdleSince = s.now
+	s.account(w)
 	s.builders[b.Builder].ran(-1)
 	if v.result != model.Retry && v.result != model.Exception && w.facts.Tries > 0 {
 		w.facts.Tries, w.facts.BackoffUntil, w.st.LastError, w.st.FailClass, w.st.ClassTries = 0, noTime, "", "", 0

@@ -43,6 +43,8 @@ type Worker struct {
 	Price            float64       // per hour
 	StoppedPrice     float64       // per hour, while its instance is switched off
 	Idle             string        // what becomes of an idle instance: one of the Idle constants; "" is IdleTerminate
+	VCPUs            int           // what its instance takes of a room of its provider; 0 = not known
+	Memory           int64         // bytes, likewise
 }
 
 // Latent says whether instances are made for the worker.
@@ -250,6 +252,7 @@ type OpResult struct {
 	State      SightState
 	Detail     string            // the error or the provider's detail, for people
 	Facts      map[string]string // what the instance is, as the provider says; bounded, and not changed after it was handed over
+	Place      string            // the room that it is in, as the provider says; "" if it says nothing
 }
 
 // OpClass is the class of a provider's answer. It mirrors providers.Class, with OK in front.
@@ -304,6 +307,7 @@ type (
 		Provider string
 		Worker   string
 		Key      model.InstanceKey
+		Place    string // the room that it is to be in; "": the provider chooses
 	}
 
 	// DestroyInstance calls Provider.Destroy.

@@ -77,5 +77,6 @@ func specOf(b Builder) poolSpec {
 func (w *Worker) equal(o *Worker) bool {
 	return w.Name == o.Name && w.Provider == o.Provider && w.MaxBuilds == o.MaxBuilds && w.MissingTimeout == o.MissingTimeout &&
 		w.BuildWaitTimeout == o.BuildWaitTimeout && w.Spec == o.Spec && w.Price == o.Price && w.StoppedPrice == o.StoppedPrice && w.Idle == o.Idle &&
+		w.VCPUs == o.VCPUs && w.Memory == o.Memory &&
 		slices.Equal(w.Locks, o.Locks)
 }

@@ -23,11 +23,11 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 
 // TestScripts runs testdata/*.txt. A script is read by a person: lines that begin with a word are orders, what the core did follows, indented.
 //
-//	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S] [idle=stop]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
+//	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S] [idle=stop] [vcpus=N] [memory=MIB]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
 //	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
 //	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W [INTERRUPTED]
 //	ok|fail|gone|lost create|check|destroy|stop|start W [STATE or CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
-//	leave W | sweep [P] | reap KEY | strays
+//	leave W | sweep [P] | reap KEY | strays | rooms P [NAME=VCPUS/MIB/SLOTS[/down]]… | observe P KEY… | taken
 //	scheduler NAME every=D | scheduled NAME [no]
 //	list P [KEY[:stopped]…] [age=D] | crash | stop POLICY | explain ID
 //	remove NAME | builds | timers
@@ -150,7 +150,8 @@ func (s *script) order(verb string, args []string) {
 			DestroyBackoff: time.Second, SweepInterval: s.dur(o["sweep"], 0), SweepGrace: 2 * time.Minute})
 	case "worker":
 		w := core.Worker{Name: p[0], Provider: o["provider"], MaxBuilds: num(o["max"], 0), MissingTimeout: s.dur(o["missing"], 20*time.Minute),
-			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"], Idle: o["idle"]}
+			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"], Idle: o["idle"],
+			VCPUs: num(o["vcpus"], 0), Memory: int64(num(o["memory"], 0)) << 20}
 		if i := slices.IndexFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == w.Name }); i >= 0 {
 			s.cfg.Workers = slices.Clone(s.cfg.Workers)
 			s.cfg.Workers[i] = w
@@ -265,6 +266,26 @@ func (s *script) order(verb string, args []string) {
 		s.step(core.SweepAsked{Provider: strings.Join(p, "")})
 	case "reap":
 		s.step(core.ReapAsked{Key: model.InstanceKey(p[0])})
+	case "rooms":
+		ev := core.RoomsKnown{Provider: p[0]}
+		for _, arg := range args[1:] {
+			name, limits, _ := strings.Cut(arg, "=")
+			n := append(strings.Split(limits, "/"), "", "", "")
+			ev.Rooms = append(ev.Rooms, core.Room{Name: name, VCPUs: num(n[0], 0), Memory: int64(num(n[1], 0)) << 20, Slots: num(n[2], 0), Down: n[3] == "down"})
+		}
+		s.step(ev)
+	case "observe":
+		ev := core.Observed{Provider: p[0]}
+		for _, k := range p[1:] {
+			ev.Keys = append(ev.Keys, model.InstanceKey(k))
+		}
+		s.step(ev)
+	case "taken":
+		for _, pr := range s.s.Snapshot(s.now).Providers {
+			for _, r := range pr.Rooms {
+				fmt.Fprintf(&s.out, "    %s of %s: %d vcpus, %d MiB, %d instances\n", r.Name, pr.Name, r.TakenVCPUs, r.TakenMemory>>20, r.Instances)
+			}
+		}
 	case "strays":
 		for _, v := range s.s.Snapshot(s.now).Strays {
 			fmt.Fprintf(&s.out, "    %s of %s: seen %d times, sure %v, ending %v\n", v.Key, v.Provider, v.Sightings, v.Sure, v.Ending)
@@ -368,6 +389,9 @@ func (s *script) step(ev core.Event) {
 			s.due[e.Scheduler] = e.At
 		case core.CreateInstance:
 			s.ops["create "+e.Worker] = e.Op
+			if e.Place != "" {
+				fmt.Fprintf(&s.out, "    %s %s is placed on %s\n", s.now.Format(time.TimeOnly), e.Key, e.Place)
+			}
 		case core.CheckInstance:
 			s.ops["check "+s.disk.instances[e.Key].Worker] = e.Op
 			fmt.Fprintf(&s.out, "    %s effect CheckInstance %s\n", s.now.Format(time.TimeOnly), e.Key)

@@ -29,6 +29,7 @@ func (s *State) power(w *worker, to latent.Power, why string) {
 		in.PowerAt = s.now
 	}
 	s.dirtyWorker(w)
+	s.account(w)
 	s.freed(w)
 }
 
@@ -68,7 +69,7 @@ func (s *State) powered(w *worker, kind latent.OpKind, r OpResult) {
 	switch r.Class {
 	case OpOK:
 		w.facts.Certain, w.facts.NotBefore = false, s.now.Add(s.checkInterval(w))
-		s.learn(in, r)
+		s.learn(w, in, r)
 		if kind == latent.Start && r.State == SightRunning && in.Power == latent.Waking {
 			s.power(w, latent.On, "")
 		}
@@ -147,12 +148,16 @@ func (s *State) listedPower(w *worker, in *latent.Instance, state SightState) {
 }
 
 // learn keeps what a provider says of an instance.
-func (s *State) learn(in *latent.Instance, r OpResult) {
+func (s *State) learn(w *worker, in *latent.Instance, r OpResult) {
 	if r.Detail != "" {
 		in.Detail = r.Detail
 	}
 	if len(r.Facts) > 0 {
 		in.Facts = r.Facts
+	}
+	if r.Place != "" && r.Place != in.Place {
+		in.Place = r.Place
+		s.account(w)
 	}
 }
 
@@ -160,7 +165,7 @@ func (s *State) learn(in *latent.Instance, r OpResult) {
 func Show(in *Instance, state model.InstanceState) model.Instance {
 	m := model.Instance{Key: in.Key, Worker: in.Worker, Provider: in.Provider, ProviderID: in.ProviderID, State: state, Reason: in.Reason, Detail: in.Detail,
 		AskedAt: in.AskedAt, BootedAt: in.BootedAt, AttachedAt: in.AttachedAt, DoomedAt: in.DoomedAt, GoneAt: in.GoneAt, Price: in.Price,
-		StoppedPrice: in.StoppedPrice, Stopped: in.Slept.Seconds(), Facts: in.Facts}
+		StoppedPrice: in.StoppedPrice, Place: in.Place, Stopped: in.Slept.Seconds(), Facts: in.Facts}
 	if in.Power == latent.Stopped && in.GoneAt.IsZero() {
 		m.StoppedAt = in.PowerAt
 	}

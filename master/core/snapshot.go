@@ -62,8 +62,9 @@ type ProviderView struct {
 	Name        string
 	LastListAt  time.Time
 	LastListErr string
-	Lists       int // that have been answered since the master began, well or badly
-	Orphans     int // instances with our tag that no record knows
+	Lists       int        // that have been answered since the master began, well or badly
+	Orphans     int        // instances with our tag that no record knows
+	Rooms       []RoomView // by name; none: it has none, or has not said so yet
 }
 
 // LockView is one lock, for one worker if it is per worker.

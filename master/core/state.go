@@ -57,6 +57,8 @@ type State struct {
 	former    map[string]WorkerState // of workers that are no longer configured
 	ops       map[model.OpID]opRef
 	timers    map[string]TimerSet
+	taken     map[site]share
+	roomy     bool // some provider has said what rooms it has
 
 	nextBuild model.BuildID
 	nextOp    model.OpID
@@ -86,16 +88,20 @@ type request struct {
 }
 
 type worker struct {
-	cfg       Worker
-	st        WorkerState
-	facts     latent.Facts
-	lastState latent.State
-	agent     string // digest of the live session's agent
-	resumable bool
-	lostAt    time.Time // standard worker: like Instance.LostAt
-	told      bool      // that it is missing
-	builds    []*Build
-	pools     []*pool
+	cfg        Worker
+	st         WorkerState
+	facts      latent.Facts
+	lastState  latent.State
+	agent      string // digest of the live session's agent
+	resumable  bool
+	lostAt     time.Time // standard worker: like Instance.LostAt
+	attachedAt time.Time // when the live session began
+	takes      claim     // of its provider's rooms, as it is counted
+	booked     claim     // the room of the instance that is about to be made or woken
+	starves    *provider // there was no room when a request last looked at it
+	told       bool      // that it is missing
+	builds     []*Build
+	pools      []*pool
 
 	dirty, touched bool
 }
@@ -141,6 +147,8 @@ type provider struct {
 	listErr  string
 	lists    int // that have been answered, well or badly
 	orphans  map[model.InstanceKey]*orphan
+	rooms    []Room    // by name; none = not known
+	starved  []*worker // those for which there was none
 }
 
 // orphan is an instance that carries our tag and that no record knows.
@@ -160,6 +168,7 @@ type opRef struct {
 	provider *provider
 	key      model.InstanceKey
 	at       time.Time // when it was asked for
+	looked   bool      // a check because something has changed
 }
 
 // TimerSet is an armed deadline.
@@ -178,7 +187,7 @@ func Restore(sv Saved) *State {
 		workers: map[string]*worker{}, builders: map[string]*builder{}, locks: map[string]*lock{}, providers: map[string]*provider{},
 		pools: map[uint64][]*pool{}, requests: map[model.RequestID]*request{}, builds: map[model.BuildID]*Build{},
 		homeless: map[model.RequestID]*request{}, resting: map[string]*schedule.Machine{},
-		instances: map[model.InstanceKey]*worker{}, former: map[string]WorkerState{}, lastDue: map[string]time.Time{}, ops: map[model.OpID]opRef{}, timers: map[string]TimerSet{},
+		instances: map[model.InstanceKey]*worker{}, former: map[string]WorkerState{}, lastDue: map[string]time.Time{}, ops: map[model.OpID]opRef{}, timers: map[string]TimerSet{}, taken: map[site]share{},
 	}
 	for _, sc := range sv.Schedules {
 		s.lastDue[sc.Name] = sc.Last
@@ -212,6 +221,9 @@ func Restore(sv Saved) *State {
 		if r.State == model.RequestWaiting {
 			s.homeless[r.ID] = q
 		}
+	}
+	for _, w := range s.order {
+		s.account(w)
 	}
 	return s
 }

@@ -65,6 +65,12 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 	case Listed:
 		s.event = "Listed"
 		s.listed(ev)
+	case Observed:
+		s.event = "Observed"
+		s.observed(ev)
+	case RoomsKnown:
+		s.event = "RoomsKnown"
+		s.roomsKnown(ev)
 	case Scheduled:
 		s.event = "Scheduled"
 		s.scheduled(ev)

@@ -44,7 +44,7 @@ func (s *State) Snapshot(now time.Time) *Snapshot {
 		}
 	}
 	for _, p := range s.pOrder {
-		sn.Providers = append(sn.Providers, ProviderView{Name: p.cfg.Name, LastListAt: p.listedAt, LastListErr: p.listErr, Lists: p.lists, Orphans: len(p.orphans)})
+		sn.Providers = append(sn.Providers, ProviderView{Name: p.cfg.Name, LastListAt: p.listedAt, LastListErr: p.listErr, Lists: p.lists, Orphans: len(p.orphans), Rooms: s.roomViews(p)})
 		sn.Strays = append(sn.Strays, p.strays(now)...)
 	}
 	for _, name := range sortedKeys(s.locks) {
@@ -161,6 +161,8 @@ func (s *State) blocks(r *request, b *builder, w *worker) []string {
 			why = fmt.Sprintf("busy with %d of %d builds", len(w.builds), max(w.cfg.MaxBuilds, 1))
 		case w.st.Paused != "":
 			why = "paused: " + w.st.Paused
+		case why == lacking:
+			why = s.noRoomText(w)
 		case why == backingOff:
 			why = fmt.Sprintf("backing off until %s after %d failures; the last (%s): %s", w.facts.BackoffUntil.Format(time.TimeOnly), w.facts.Tries,
 				w.st.FailClass, w.st.LastError)
@@ -245,6 +247,9 @@ func (s *State) Check() error {
 				}
 			}
 		}
+	}
+	if err := s.checkRooms(); err != nil {
+		return err
 	}
 	return s.checkIdle()
 }

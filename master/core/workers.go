@@ -26,9 +26,17 @@ func (s *State) reconcile(w *worker) {
 			s.sleep(w, d.Why)
 			continue
 		case latent.Wake:
+			if !s.book(w) {
+				s.turnAway(w)
+				continue
+			}
 			s.wake(w, "a build waits for it")
 			continue
 		case latent.DoCreate:
+			if w.facts.Instance == nil && !s.book(w) {
+				s.turnAway(w)
+				continue
+			}
 			s.create(w)
 		case latent.DoCheck:
 			s.call(w, latent.Check, "CheckInstance")
@@ -110,10 +118,11 @@ func (s *State) create(w *worker) {
 		w.st.Generation++
 		key := model.InstanceKey(s.owner + "-" + w.cfg.Name + "-" + strconv.Itoa(w.st.Generation))
 		in = &latent.Instance{Key: key, Worker: w.cfg.Name, Provider: w.cfg.Provider, Spec: w.cfg.Spec, Price: w.cfg.Price,
-			StoppedPrice: w.cfg.StoppedPrice, AskedAt: s.now}
-		w.facts.Leaving = ""
+			StoppedPrice: w.cfg.StoppedPrice, AskedAt: s.now, Place: w.booked.at.room, VCPUs: w.cfg.VCPUs, Memory: w.cfg.Memory}
+		w.facts.Leaving, w.facts.Look, w.facts.LookAfter = "", false, noTime
 		w.facts.Instance, w.facts.Outdated, w.facts.NotBefore, w.facts.Missed, w.facts.Repeats = in, false, noTime, false, 0
 		s.instances[key] = w
+		s.account(w)
 		for _, b := range w.preparing() {
 			b.Instance = key
 			s.dirtyBuild(b)
@@ -126,7 +135,12 @@ func (s *State) create(w *worker) {
 
 func (s *State) call(w *worker, kind latent.OpKind, what string) {
 	in := w.facts.Instance
-	op := s.newOp(opRef{kind: kind, worker: w, key: in.Key})
+	ref := opRef{kind: kind, worker: w, key: in.Key}
+	if kind == latent.Check {
+		ref.looked = w.facts.Look
+		w.facts.Look, w.facts.LookAfter = false, s.now.Add(lookPause)
+	}
+	op := s.newOp(ref)
 	w.facts.Op, w.facts.OpKind = op, kind
 	s.dirtyWorker(w)
 	if kind != latent.Check { // checks change nothing and would only fill the journal
@@ -134,7 +148,7 @@ func (s *State) call(w *worker, kind latent.OpKind, what string) {
 	}
 	switch kind {
 	case latent.Create:
-		s.effect(CreateInstance{Op: op, Provider: in.Provider, Worker: w.cfg.Name, Key: in.Key})
+		s.effect(CreateInstance{Op: op, Provider: in.Provider, Worker: w.cfg.Name, Key: in.Key, Place: in.Place})
 	case latent.Check:
 		s.effect(CheckInstance{Op: op, Provider: in.Provider, Key: in.Key})
 	case latent.Destroy:
@@ -171,6 +185,9 @@ func (s *State) opDone(ev OpDone) {
 	case latent.Create:
 		s.created(w, in, ev.Result)
 	case latent.Check:
+		if ref.looked {
+			s.looked(w, in, ref.at, ev.Result)
+		}
 		s.checked(w, in, ref.at, ev.Result)
 	case latent.Destroy:
 		s.destroyed(w, in, ref.at, ev.Result)
@@ -219,7 +236,7 @@ func (s *State) checkInterval(w *worker) time.Duration {
 // sighted takes in what a provider says of an instance that it has.
 func (s *State) sighted(w *worker, in *latent.Instance, r OpResult) {
 	in.Resolved = true
-	s.learn(in, r)
+	s.learn(w, in, r)
 	if in.Power != latent.On || r.State == SightStopped || r.State == SightStopping && w.sleeps() {
 		s.sightedPower(w, in, r)
 		return
@@ -280,6 +297,9 @@ func (s *State) destroyed(w *worker, in *latent.Instance, asked time.Time, r OpR
 	w.facts.NotBefore = s.now.Add(latent.DestroyPause(p, in.DestroyTries))
 	in.DestroyTries++
 	if r.Class != OpNotFound {
+		if w.facts.Look {
+			s.hurry(w)
+		}
 		if r.Class != OpOK {
 			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "doomed", To: "doomed", Cause: "destroy failed: " + r.Detail})
 		}
@@ -314,7 +334,8 @@ func (s *State) vanish(w *worker, why string) {
 	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: from, To: "gone", Cause: why})
 	s.gone = append(s.gone, *in)
 	delete(s.instances, in.Key)
-	w.facts.Instance, w.facts.Certain, w.facts.Missed, w.facts.Outdated = nil, true, false, false
+	w.facts.Instance, w.facts.Certain, w.facts.Missed, w.facts.Outdated, w.facts.Look = nil, true, false, false, false
+	s.account(w)
 	s.dirtyWorker(w)
 	s.freed(w)
 }
@@ -368,6 +389,7 @@ func (s *State) attached(ev Attached) {
 		s.hangup(w, old, "the same agent has a newer connection", false)
 	}
 	w.facts.Session, w.agent, w.resumable, w.lostAt, w.told = ev.Session, agent, ev.Resumable, noTime, false
+	w.attachedAt = s.now
 	if len(w.builds) == 0 {
 		w.facts.IdleSince = s.now
 	}

@@ -152,6 +152,7 @@ type Instance struct {
 	GoneAt     time.Time     `json:"gone_at,omitzero"`
 	Price      float64       `json:"price"` // per hour, in the configuration's currency
 
+	Place        string            `json:"place,omitempty"`           // the host that it is on, or is to be on, of those that its provider chooses from
 	StoppedPrice float64           `json:"stopped_price,omitempty"`   // per hour, while it is switched off
 	StoppedAt    time.Time         `json:"stopped_at,omitzero"`       // since when it is switched off; zero if it is not
 	Stopped      float64           `json:"stopped_seconds,omitempty"` // how long it was switched off before that

@@ -40,6 +40,10 @@ type Instance struct {
 
 	Detail string            // what the provider last said of it, for people
 	Facts  map[string]string // what it is, as the provider says; replaced, never changed, so that copies may share it
+
+	Place  string // the room that it is in, or was asked for in; "" if the provider has none, or none was known
+	VCPUs  int    // what it takes of its room, as it was configured when it was made
+	Memory int64  // bytes
 }
 
 // OpKind is what a call in flight does.
@@ -76,6 +80,9 @@ type Facts struct {
 	Missed   bool // the last look did not find it
 	Repeats  int  // creates repeated under the same key
 	Orders   int  // stops or starts given since the last decision about its power
+
+	Look      bool      // something has changed, says its provider: look, even if all seems well
+	LookAfter time.Time // but not before
 
 	Tries        int       // failed substantiations in a row
 	BackoffUntil time.Time // make nothing new before this
@@ -185,6 +192,13 @@ func (f *Facts) Next(now time.Time, p Policy) Decision {
 		return Decision{Wake: wake}
 	case in.Doomed && f.Running > 0: // a busy instance is never destroyed: its runners have been told to end, and will
 		return Decision{}
+	case f.Look && !in.Doomed:
+		if !now.Before(f.LookAfter) {
+			return Decision{Action: DoCheck}
+		}
+		wake = earliest(wake, f.LookAfter)
+	}
+	switch {
 	case in.Doomed || f.Session == 0 && f.wantsCall():
 		if now.Before(f.NotBefore) {
 			return Decision{Wake: earliest(wake, f.NotBefore)}

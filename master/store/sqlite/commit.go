@@ -159,7 +159,7 @@ func (w *writer) delta(d *core.Delta) error {
 		if err := w.exec(w.st.instance, string(in.Key), in.Worker, in.Provider, in.ProviderID, in.Spec, in.Price, micros(in.AskedAt), flag(in.Resolved),
 			micros(in.UnresolvedAt), micros(in.BootedAt), micros(in.AttachedAt), micros(in.LostAt), in.Agent, flag(in.Served), flag(in.Doomed),
 			micros(in.DoomedAt), in.Reason, int64(in.DestroyTries), micros(in.GoneAt), in.StoppedPrice, int64(in.Power), micros(in.PowerAt),
-			in.Slept.Microseconds(), in.Detail, facts); err != nil {
+			in.Slept.Microseconds(), in.Detail, facts, in.Place, int64(in.VCPUs), in.Memory); err != nil {
 			return fmt.Errorf("instance %s: %w", in.Key, err)
 		}
 	}

@@ -18,7 +18,8 @@ const (
 	buildColumns = `SELECT id, request, requests, builder, worker, instance, generation, attempt, phase, assigned_at, started_at, finished_at,
 		result, text, cancelling, locks`
 	instanceColumns = `SELECT key, worker, provider, provider_id, spec, price, asked_at, resolved, unresolved_at, booted_at, attached_at, lost_at,
-		agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts`
+		agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts,
+		place, vcpus, memory`
 )
 
 // moment reads microseconds into a time.
@@ -117,7 +118,7 @@ func scanCoreInstance(r scanner, in *core.Instance) error {
 	var facts sql.NullString
 	if err := r.Scan(&in.Key, &in.Worker, &in.Provider, &in.ProviderID, &in.Spec, &in.Price, moment{&in.AskedAt}, &in.Resolved, moment{&in.UnresolvedAt},
 		moment{&in.BootedAt}, moment{&in.AttachedAt}, moment{&in.LostAt}, &in.Agent, &in.Served, &in.Doomed, moment{&in.DoomedAt}, &in.Reason,
-		&in.DestroyTries, moment{&in.GoneAt}, &in.StoppedPrice, &in.Power, moment{&in.PowerAt}, &slept, &in.Detail, &facts); err != nil {
+		&in.DestroyTries, moment{&in.GoneAt}, &in.StoppedPrice, &in.Power, moment{&in.PowerAt}, &slept, &in.Detail, &facts, &in.Place, &in.VCPUs, &in.Memory); err != nil {
 		return err
 	}
 	in.Slept = time.Duration(slept) * time.Microsecond

@@ -73,13 +73,13 @@ func (w *writer) prepare() error {
 			last_error = excluded.last_error, paused = excluded.paused, seen_at = excluded.seen_at, fail_class = excluded.fail_class,
 			class_tries = excluded.class_tries`},
 		{&s.instance, `INSERT INTO instances (key, worker, provider, provider_id, spec, price, asked_at, resolved, unresolved_at, booted_at, attached_at,
-			lost_at, agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
+			lost_at, agent, served, doomed, doomed_at, reason, destroy_tries, gone_at, stopped_price, power, power_at, slept, detail, facts, place, vcpus, memory)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
 			ON CONFLICT (key) DO UPDATE SET provider_id = excluded.provider_id, spec = excluded.spec, price = excluded.price, resolved = excluded.resolved,
 			unresolved_at = excluded.unresolved_at, booted_at = excluded.booted_at, attached_at = excluded.attached_at, lost_at = excluded.lost_at,
 			agent = excluded.agent, served = excluded.served, doomed = excluded.doomed, doomed_at = excluded.doomed_at, reason = excluded.reason,
 			destroy_tries = excluded.destroy_tries, gone_at = excluded.gone_at, stopped_price = excluded.stopped_price, power = excluded.power,
-			power_at = excluded.power_at, slept = excluded.slept, detail = excluded.detail, facts = excluded.facts`},
+			power_at = excluded.power_at, slept = excluded.slept, detail = excluded.detail, facts = excluded.facts, place = excluded.place`},
 		{&s.journal, journalInsert + `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 		{&s.journal4, journalInsert + `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 		{&s.delRequest, `DELETE FROM requests WHERE id = $1 AND state = 2`},

@@ -60,7 +60,7 @@ func testRoundTrip(t *testing.T, open func(t *testing.T) store.Store) {
 		same(t, "steps", ok[[]model.Step](t)(s.Steps(ctx(t), 9)), []model.Step{step})
 		same(t, "instance", ok[model.Instance](t)(s.Instance(ctx(t), "o-w1-1")), model.Instance{Key: "o-w1-1", Worker: "w1", Provider: "p", ProviderID: "i-1",
 			State: model.InstanceDoomed, Reason: "idle", AskedAt: at(1), BootedAt: at(3), AttachedAt: at(4), DoomedAt: at(6), Price: 0.125,
-			StoppedPrice: 0.0625, StoppedAt: at(5), Stopped: 90, Detail: "a machine", Facts: map[string]string{"zone": "a", "type": "m5"}})
+			StoppedPrice: 0.0625, Place: "host-2", StoppedAt: at(5), Stopped: 90, Detail: "a machine", Facts: map[string]string{"zone": "a", "type": "m5"}})
 		same(t, "journal", ok[[]store.JournalRow](t)(s.Journal(ctx(t), 0, 10)), []store.JournalRow{{Seq: 1, Time: at(3), Entry: entry}})
 	}
 	check(s)

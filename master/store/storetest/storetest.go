@@ -135,7 +135,8 @@ func coreBuild(id model.BuildID, requests ...model.RequestID) core.Build {
 func coreInstance(key model.InstanceKey) core.Instance {
 	return core.Instance{Key: key, Worker: "w1", Provider: "p", ProviderID: "i-1", Spec: "spec", Price: 0.125, AskedAt: at(1), Resolved: true, UnresolvedAt: at(2),
 		BootedAt: at(3), AttachedAt: at(4), LostAt: at(5), Agent: "agent", Served: true, Doomed: true, DoomedAt: at(6), Reason: "idle", DestroyTries: 4,
-		StoppedPrice: 0.0625, Power: latent.Stopped, PowerAt: at(5), Slept: 90 * time.Second, Detail: "a machine", Facts: map[string]string{"zone": "a", "type": "m5"}}
+		StoppedPrice: 0.0625, Power: latent.Stopped, PowerAt: at(5), Slept: 90 * time.Second, Detail: "a machine", Facts: map[string]string{"zone": "a", "type": "m5"},
+		Place: "host-2", VCPUs: 4, Memory: 8 << 30}
 }
 
 func deltas(d ...core.Delta) []core.Delta { return d }
