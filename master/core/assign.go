@@ -248,7 +248,19 @@ func (l *lock) free(worker string, exclusive bool) bool {
 	if len(h) == 0 {
 		return true
 	}
-	return !exclusive && !h[0].exclusive && len(h) < max(l.cfg.Max, 1)
+	return !exclusive && !h[0].exclusive && len(h) < max(l.cfg.Max, 1) && !(l.rekeyed && slices.ContainsFunc(h, holder.isExclusive))
+}
+
+func (h holder) isExclusive() bool { return h.exclusive }
+
+// crowded says whether an exclusive holder has company.
+func (l *lock) crowded() bool {
+	for _, h := range l.holders {
+		if len(h) > 1 && slices.ContainsFunc(h, holder.isExclusive) {
+			return true
+		}
+	}
+	return false
 }
 
 // blockedBy names a lock that a build of the builder on the worker would have to wait for, or "".
@@ -312,6 +324,7 @@ func (s *State) release(b *Build) {
 				break
 			}
 		}
+		l.rekeyed = l.rekeyed && l.crowded()
 		for _, p := range l.pools {
 			s.try(p)
 		}

@@ -30,6 +30,9 @@ func (s *State) configure(c Config, p *Prepared) {
 			s.builders[b.Builder].ran(1)
 			s.hold(b)
 		}
+		for _, l := range s.locks { // the last master may have changed its scope
+			l.rekeyed = l.crowded()
+		}
 	}
 	s.dropLocks()
 }
@@ -190,9 +193,9 @@ func (l *lock) rescope() {
 		for _, h := range old[scope] {
 			k := l.scope(h.build.Worker)
 			l.holders[k] = append(l.holders[k], h)
-			l.rekeyed = true
 		}
 	}
+	l.rekeyed = l.crowded()
 }
 
 // dropLocks forgets the locks that are not configured, not held, and not wanted by a retired builder.
