@@ -60,6 +60,26 @@ func (f *follower) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// of is a guest's follower, if it has one.
+func (c *consoles) of(key providers.Key) *follower {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.live[key]
+}
+
+// view returns what was printed, and a channel of what is printed from then on.
+func (f *follower) view() (before []byte, news chan []byte, leave func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	news = make(chan []byte, 256)
+	f.viewers[news] = true
+	return append([]byte(nil), f.tail...), news, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.viewers, news)
+	}
+}
+
 // follow begins to follow a guest's console, if nobody does: what it printed before (to a master that has ended, say) is in its file.
 func (c *consoles) follow(p *provider, key providers.Key, l link) *follower {
 	c.mu.Lock()
@@ -137,10 +157,7 @@ func (p *provider) Console(ctx context.Context, key providers.Key) ([]byte, erro
 	if !key.Valid() {
 		return nil, providers.Errorf(providers.NotFound, "console", "%q is no key", key)
 	}
-	p.console.mu.Lock()
-	f := p.console.live[key]
-	p.console.mu.Unlock()
-	if f != nil {
+	if f := p.console.of(key); f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return append([]byte(nil), f.tail...), nil

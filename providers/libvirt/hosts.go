@@ -19,9 +19,10 @@ const (
 // for its dial, not for another host's.
 type host struct {
 	Host
-	dial  dialer
-	event func(event)
-	log   *slog.Logger
+	dial    dialer
+	event   func(event)
+	changed func(h *host, up bool) // a connection was made, or has broken
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	current link
@@ -30,6 +31,14 @@ type host struct {
 	pause   time.Duration
 	until   time.Time // no dial before
 	closed  bool
+	lostAt  time.Time // zero if the last connection has not broken
+}
+
+// isLost says whether there was a connection that has broken.
+func (h *host) isLost() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.lostAt.IsZero() && !h.closed
 }
 
 // link returns the connection, and dials if there is none. While a host is down, calls fail at once with the last reason.
@@ -64,11 +73,24 @@ func (h *host) connect() {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
 	var mine link
-	l, err := h.dial(ctx, h.URI, h.event, func(err error) { h.lost(&mine, err) })
+	var early error // it has broken before it was taken in
+	l, err := h.dial(ctx, h.URI, h.event, func(err error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if mine == nil {
+			early = err
+			return
+		}
+		h.lost(mine, err)
+	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	close(h.dialing)
 	h.dialing = nil
+	if err == nil && early != nil {
+		go l.Close()
+		err = &linkError{unreachable, early.Error()}
+	}
 	switch {
 	case err != nil:
 		h.pause = min(max(2*h.pause, firstPause), longPause)
@@ -77,21 +99,21 @@ func (h *host) connect() {
 	case h.closed:
 		go l.Close()
 	default:
-		mine, h.current, h.pause, h.err = l, l, 0, nil
+		mine, h.current, h.pause, h.err, h.lostAt = l, l, 0, nil, time.Time{}
+		go h.changed(h, true)
 	}
 }
 
-// lost lets go of a connection that has broken. The next call makes a new one.
-func (h *host) lost(l *link, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if *l == nil || h.current != *l {
+// lost lets go of a connection that has broken. The next call makes a new one. The caller holds the lock.
+func (h *host) lost(l link, err error) {
+	if h.current != l {
 		return
 	}
 	h.log.Warn("libvirt: the connection is lost; the guests go on", "host", h.Name, "uri", h.URI, "err", err)
 	old := h.current
-	h.current = nil
+	h.current, h.lostAt = nil, time.Now()
 	go old.Close()
+	go h.changed(h, false)
 }
 
 func (h *host) close() {

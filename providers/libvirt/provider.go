@@ -28,6 +28,7 @@ type provider struct {
 	console *consoles
 
 	templates templates
+	watchers  watchers
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -72,7 +73,7 @@ func open(env providers.Env, dial dialer) (*provider, error) {
 		templates: templates{all: map[string]*memory{}, wanted: map[string]want{}, since: time.Now()}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, h := range cfg.Hosts {
-		p.hosts = append(p.hosts, &host{Host: h, dial: dial, event: p.observed, log: env.Log})
+		p.hosts = append(p.hosts, &host{Host: h, dial: dial, event: p.observed, changed: p.connected, log: env.Log})
 	}
 	return p, nil
 }
@@ -89,15 +90,15 @@ func (p *provider) Close() error {
 
 // observed takes in what a host says of its domains.
 func (p *provider) observed(e event) {
-	if !e.Gone {
-		return
+	if e.Gone {
+		p.mu.Lock()
+		if len(p.ends) > 10_000 {
+			clear(p.ends) // only why somebody ended is forgotten
+		}
+		p.ends[e.Name] = e.What
+		p.mu.Unlock()
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.ends) > 10_000 {
-		clear(p.ends) // only why somebody ended is forgotten
-	}
-	p.ends[e.Name] = e.What
+	p.heard(e.Name)
 }
 
 func (p *provider) endOf(name string) string {

@@ -148,6 +148,18 @@ func (r *records) pools() (out []string) {
 	return out
 }
 
+// on are the instances of a host whose end was not asked for.
+func (r *records) on(host string) (keys []providers.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, rec := range r.all {
+		if rec.Host == host && !rec.Ended {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
 // users counts the instances, not ended, whose disks are clones of a base at this path with another content than the one given.
 func (r *records) users(base, fingerprint string) (n int) {
 	r.mu.Lock()
