@@ -229,7 +229,7 @@ func (m *master) makeApplied(ctx context.Context, l *loaded, set map[string]engi
 		}
 		a.tokens = append(a.tokens, api.NewToken(t.Name, t.Role, string(v)))
 	}
-	decide, err := coreConfig(l, a.handles, a.limits, prices)
+	decide, err := coreConfig(l, a.handles, a.limits, prices, m.house.kinds)
 	return a, decide, err
 }
 
@@ -244,7 +244,8 @@ func sweepGrace(l providers.Limits) time.Duration { return 2*l.CreateTimeout + l
 
 // coreConfig is the part of a configuration that decisions depend on. Limits are of all providers that are open, those of older configurations too. Prices are by the digest
 // of the spec.
-func coreConfig(l *loaded, handles map[string]string, limits map[string]providers.Limits, prices map[string]providers.Price) (core.Config, error) {
+func coreConfig(l *loaded, handles map[string]string, limits map[string]providers.Limits, prices map[string]providers.Price,
+	kinds map[string]providers.Kind) (core.Config, error) {
 	c := core.Config{Generation: l.gen(), Retired: l.retired, RetiredLocks: l.locks}
 	var err error
 	if c.Schedulers, err = schedulers(l.cfg.Schedulers); err != nil {
@@ -268,6 +269,7 @@ func coreConfig(l *loaded, handles map[string]string, limits map[string]provider
 			BuildWaitTimeout: w.BuildWaitTimeout, Locks: accesses(w.Locks), Spec: w.Spec, Price: w.Price}
 		if cw.Latent() {
 			cw.Idle, cw.StoppedPrice = w.Idle, prices[w.Spec].Stopped
+			cw.VCPUs, cw.Memory = sizeOf(l.cfg, w, kinds)
 			if cw.Price == 0 {
 				cw.Price = prices[w.Spec].Running
 			}
@@ -282,6 +284,20 @@ func coreConfig(l *loaded, handles map[string]string, limits map[string]provider
 		c.Locks = append(c.Locks, coreLock(&l.cfg.Locks[i]))
 	}
 	return c, nil
+}
+
+// sizeOf is what an instance of a worker takes of its provider's hosts, if its kind knows that.
+func sizeOf(cfg *hcl.Config, w *hcl.Worker, kinds map[string]providers.Kind) (vcpus int, memory int64) {
+	i := slices.IndexFunc(cfg.Providers, func(p hcl.Provider) bool { return p.Name == w.Provider })
+	if i < 0 {
+		return 0, 0
+	}
+	k, ok := kinds[cfg.Providers[i].Kind].(providers.SizeKind)
+	if !ok {
+		return 0, 0
+	}
+	vcpus, memory = k.Size(cfg.Providers[i].Config, w.Instance)
+	return max(vcpus, 0), max(memory, 0)
 }
 
 func coreProvider(handle string, lim providers.Limits) core.Provider {

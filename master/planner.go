@@ -213,7 +213,7 @@ func remembered(ctx context.Context, o Options, h *house, in *plan.Input) (*core
 			return nil, err
 		}
 		in.Base = last.Generation
-		decide, err := coreConfig(&loaded{snap: last, cfg: in.Old}, h.handles(in.Old.Providers), nil, nil)
+		decide, err := coreConfig(&loaded{snap: last, cfg: in.Old}, h.handles(in.Old.Providers), nil, nil, h.kinds)
 		if err != nil {
 			return nil, err
 		}

@@ -35,17 +35,18 @@ type caller struct {
 	creates   []*call
 	others    []*call
 	running   int
-	creating  int  // of running
-	inside    int  // calls that the provider has not returned from
-	abandoned int  // of inside: given up at their deadline
-	stopped   bool // no more calls
-	closing   bool // close the provider when its last call has returned
+	creating  int                // of running
+	inside    int                // calls that the provider has not returned from
+	abandoned int                // of inside: given up at their deadline
+	stopped   bool               // no more calls
+	unwatch   context.CancelFunc // ends the watch; nil: there is none
+	closing   bool               // close the provider when its last call has returned
 	closed    bool
 }
 
 // call is one operation. Exactly one of its results is delivered.
 type call struct {
-	kind    string // create, destroy, check, list, stop, start
+	kind    string // create, destroy, check, list, rooms, stop, start
 	timeout time.Duration
 	run     func(ctx context.Context) answer
 	deliver func(a answer, began time.Time) core.Event
@@ -57,6 +58,7 @@ type call struct {
 type answer struct {
 	result core.OpResult
 	list   []core.Sighting
+	rooms  []core.Room
 }
 
 // provide puts a provider in the place of the one of the same name.
@@ -72,6 +74,10 @@ func (l *loop) provide(name string, p Opened) {
 	c.opened.Provider = p.Provider
 	c.setLimits(p.Limits)
 	l.callers[name] = c
+	if l.e.started.Load() { // else Run does it
+		c.watch()
+		c.askRooms()
+	}
 }
 
 func (c *caller) setLimits(n providers.Limits) {
@@ -96,7 +102,7 @@ func (l *loop) create(ef core.CreateInstance) {
 		if err != nil {
 			return answer{result: core.OpResult{Class: core.OpTransient, Detail: clip(err.Error())}} // the worker has just left the configuration: nobody asked for what can not be
 		}
-		in, err := p.Create(ctx, providers.CreateRequest{Key: providers.Key(ef.Key), Owner: providers.Owner(e.o.Saved.Owner), Worker: ef.Worker, Spec: spec, Agent: agent})
+		in, err := p.Create(ctx, providers.CreateRequest{Key: providers.Key(ef.Key), Owner: providers.Owner(e.o.Saved.Owner), Worker: ef.Worker, Spec: spec, Place: ef.Place, Agent: agent})
 		return sighted(in, err)
 	})
 }
@@ -138,6 +144,7 @@ func (l *loop) list(ef core.ListInstances, now time.Time) {
 		e.refuse(listed(answer{result: core.OpResult{Class: core.OpBadConfig, Detail: errNoProvider.Error()}}, now))
 		return
 	}
+	c.askRooms()
 	c.add(&call{kind: "list", deliver: listed, run: func(ctx context.Context) answer {
 		all, err := c.opened.Provider.List(ctx, providers.Owner(e.o.Saved.Owner))
 		a := sighted(providers.Instance{}, err)
@@ -305,6 +312,9 @@ func (c *caller) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped, c.creates, c.others = true, nil, nil
+	if c.unwatch != nil {
+		c.unwatch()
+	}
 }
 
 // retire closes the provider once its last call has returned.
@@ -312,6 +322,9 @@ func (c *caller) retire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closing = true
+	if c.unwatch != nil {
+		c.unwatch()
+	}
 	c.mayClose()
 }
 
@@ -333,7 +346,7 @@ func sighted(in providers.Instance, err error) answer {
 	if err != nil {
 		return answer{result: core.OpResult{Class: opClass(providers.ClassOf(err)), Detail: err.Error()}}
 	}
-	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: in.Detail, Facts: bounded(in.Facts)}}
+	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: in.Detail, Facts: bounded(in.Facts), Place: place(in.Place)}}
 }
 
 func opClass(c providers.Class) core.OpClass {

@@ -44,7 +44,7 @@ type Sessions interface {
 // Observe are hooks for metrics. Each may be nil; none may block.
 type Observe struct {
 	Entry  func(at time.Time, e core.Entry)                                  // each journal entry, once it is durable
-	Op     func(provider, op string, class core.OpClass, took time.Duration) // each call of a provider; op is create, destroy, check, list, stop or start
+	Op     func(provider, op string, class core.OpClass, took time.Duration) // each call of a provider; op is create, destroy, check, list, rooms, stop or start
 	Commit func(took time.Duration, items int, err error)                    // each attempt to commit
 	Turn   func(took time.Duration, items int)                               // each turn of the loop: for so long it did not look at its inbox
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
@@ -91,6 +93,10 @@ func (l *loop) run() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	l.items = append(l.items, item{event: core.Restarted{}})
+	for _, name := range slices.Sorted(maps.Keys(l.callers)) {
+		l.callers[name].watch()
+		l.callers[name].askRooms()
+	}
 	for {
 		if err := l.turn(); err != nil {
 			return err

@@ -36,6 +36,11 @@ type Config struct {
 	StartErrorClass  string        // …with this class; default "no-capacity"
 	ListDoubleRate   float64       // list_double_rate: the list holds every instance twice
 	ListStale        time.Duration // list_stale: the list shows what was there so long ago
+	Hosts            int64         // hosts: machines on which instances live, named h1, h2, …; 0 = it has no rooms
+	HostVCPUs        int64         // of each host; 0 = no limit
+	HostMemory       int64         // bytes
+	HostSlots        int64
+	Silent           bool // silent: it tells nobody of changes
 }
 
 // Spec is a decoded instance block: what happens to this worker's instances, always.
@@ -51,6 +56,8 @@ type Spec struct {
 	Type        string        // facts of the instance
 	Market      string
 	Console     string // what it prints; "": a line or two
+	VCPUs       int64  // of its host
+	Memory      int64  // bytes
 }
 
 var classes = []string{"unknown", "transient", "throttled", "no-capacity", "over-quota", "bad-config", "unauthorized"}
@@ -68,7 +75,7 @@ func (*Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Di
 		"boot_delay": &c.BootDelay, "destroy_delay": &c.DestroyDelay, "call_delay": &c.CallDelay, "list_stale": &c.ListStale,
 		"stop_delay": &c.StopDelay,
 	}
-	names := []string{"place", "seed", "capacity", "quota", "create_error_class", "start_error_class"}
+	names := []string{"place", "seed", "capacity", "quota", "create_error_class", "start_error_class", "hosts", "host_vcpus", "host_memory", "host_slots", "silent"}
 	names = slices.AppendSeq(names, sortedKeys(rates))
 	names = slices.AppendSeq(names, sortedKeys(durations))
 	a := decode.Body(body, ctx, names...)
@@ -76,6 +83,11 @@ func (*Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Di
 	a.Int("seed", &c.Seed, -1<<53, 1<<53)
 	a.Int("capacity", &c.Capacity, 0, 1_000_000)
 	a.Int("quota", &c.Quota, 0, 1_000_000)
+	a.Int("hosts", &c.Hosts, 0, 1000)
+	a.Int("host_vcpus", &c.HostVCPUs, 0, 100_000)
+	a.Bytes("host_memory", &c.HostMemory, 0)
+	a.Int("host_slots", &c.HostSlots, 0, 100_000)
+	a.Bool("silent", &c.Silent)
 	a.OneOf("create_error_class", &c.CreateErrorClass, classes...)
 	a.OneOf("start_error_class", &c.StartErrorClass, classes...)
 	for name := range sortedKeys(rates) {
@@ -97,7 +109,7 @@ func (*Kind) Place(config any) string {
 func (*Kind) DecodeInstance(_ any, body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Diagnostics) {
 	s := Spec{BootDelay: -1, Type: "fake.small", Market: "on-demand"}
 	a := decode.Body(body, ctx, "boot_delay", "create_error", "boot_failure", "never_runs", "no_agent", "detail", "start_error", "no_hibernate", "type",
-		"market", "console")
+		"market", "console", "vcpus", "memory")
 	a.Duration("boot_delay", &s.BootDelay)
 	a.OneOf("create_error", &s.CreateError, classes...)
 	a.Bool("boot_failure", &s.BootFailure)
@@ -109,6 +121,8 @@ func (*Kind) DecodeInstance(_ any, body hcl2.Body, ctx *hcl2.EvalContext) (any, 
 	a.String("type", &s.Type)
 	a.OneOf("market", &s.Market, "on-demand", "spot")
 	a.String("console", &s.Console)
+	a.Int("vcpus", &s.VCPUs, 0, 1024)
+	a.Bytes("memory", &s.Memory, 0)
 	return s, a.Diags
 }
 

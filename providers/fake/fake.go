@@ -54,7 +54,7 @@ func (k *Kind) Open(_ context.Context, env providers.Env) (providers.Provider, p
 	here := site{env.Name, cfg.Place}
 	w := k.worlds[here]
 	if w == nil {
-		w = &world{opts: k.opts, instances: map[providers.Key]*instance{}, calls: map[call]uint64{}}
+		w = &world{opts: k.opts, instances: map[providers.Key]*instance{}, calls: map[call]uint64{}, down: map[string]bool{}, watchers: map[int]func(providers.Key){}}
 		k.worlds[here] = w
 	}
 	log := env.Log
@@ -115,6 +115,7 @@ func (w *world) fail(key providers.Key, detail string) bool {
 	}
 	in.failed, in.detail = now, detail
 	w.stop(in)
+	w.tell(key)
 	return true
 }
 
@@ -125,6 +126,9 @@ type world struct {
 	mu        sync.Mutex
 	instances map[providers.Key]*instance // also those that are gone: a key is never used again
 	calls     map[call]uint64             // how often each call was made under each key
+	down      map[string]bool             // hosts that cannot be reached
+	watchers  map[int]func(providers.Key)
+	nextWatch int
 }
 
 type call struct {
@@ -146,6 +150,7 @@ type instance struct {
 	off       time.Time // when that will be done
 	detail    string
 	place     string
+	room      string // its host
 	spec      Spec
 
 	boot *time.Timer // calls OnRunning
@@ -178,7 +183,7 @@ func (in *instance) shown(now time.Time) providers.Instance {
 	if detail == "" {
 		detail = "fake machine"
 	}
-	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created, Facts: in.facts()}
+	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created, Facts: in.facts(), Place: in.room}
 }
 
 // list returns what existed at a time, sorted. The caller holds mu.

@@ -84,7 +84,11 @@ func (p *provider) make(req providers.CreateRequest, spec Spec, dud bool) (provi
 		return refuse(providers.OverQuota, op, "all %d machines of this owner are in use", p.cfg.Quota)
 	}
 	w.forget(now)
-	in := &instance{key: req.Key, owner: req.Owner, worker: req.Worker, created: now, detail: spec.Detail, place: p.cfg.Place, spec: spec}
+	room, ok := p.room(req.Place, spec, now)
+	if !ok {
+		return refuse(providers.NoCapacity, op, "no host has room")
+	}
+	in := &instance{key: req.Key, owner: req.Owner, worker: req.Worker, created: now, detail: spec.Detail, place: p.cfg.Place, room: room, spec: spec}
 	delay := in.bootDelay(p.cfg)
 	switch {
 	case dud || spec.BootFailure:
