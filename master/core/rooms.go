@@ -172,7 +172,7 @@ func (w *worker) needs() share {
 // findRoom looks for a room for an instance that is to be made or woken: the one with most free memory. An instance that exists has its disk in one room, and can be
 // woken only there. ok without a name: there are no rooms, as far as is known.
 func (s *State) findRoom(w *worker) (name string, ok bool) {
-	if !s.roomy || w.booked.at.room != "" {
+	if !s.roomy || w.booked.at.room != "" && w.booked.at.provider == w.home() {
 		return w.booked.at.room, true
 	}
 	p := s.providers[w.home()]
@@ -228,8 +228,10 @@ func (f share) holds(need share) bool {
 // book takes a room for the instance that a worker is about to make or to wake. false: there is none.
 func (s *State) book(w *worker) bool {
 	name, ok := s.findRoom(w)
-	if ok && name != "" && w.booked.at.room == "" {
-		w.booked = claim{site{w.home(), name}, w.needs()}
+	if at := (site{w.home(), name}); ok && w.booked.at != at && (name != "" || w.booked.at.room != "") { // its provider may have changed since it was booked
+		if w.booked = (claim{}); name != "" {
+			w.booked = claim{at, w.needs()}
+		}
 		s.account(w)
 	}
 	return ok
