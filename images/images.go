@@ -37,13 +37,15 @@ type Boot struct {
 	Initrd   string
 	Identity string
 	Memory   string
+	Probe    string // a command that succeeds in the image, and says that it has what it is for
 }
 
 var all = []Recipe{
 	{Name: "minimal", About: "a kernel, a small userland and the agent: boots in a few seconds", Files: []string{"minimal.qcow2", "vmlinux", "initrd.img", "cmdline", "version"},
 		Boot: Boot{Image: "minimal.qcow2", Kernel: "vmlinux", Initrd: "initrd.img", Identity: "smbios", Memory: "128MiB"}},
 	{Name: "debian", About: "Debian with cloud-init, git and a compiler", Files: []string{"debian.qcow2", "version"},
-		Boot: Boot{Image: "debian.qcow2", Identity: "nocloud", Memory: "512MiB"}},
+		Boot: Boot{Image: "debian.qcow2", Identity: "nocloud", Memory: "512MiB",
+			Probe: "git init -q r; printf 'int main(void) { return 0; }' | gcc -x c -o r/p - && r/p; getent hosts localhost > /dev/null"}},
 }
 
 // All returns the recipes.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ func newImageCmd(a *app) *cobra.Command {
 		Example: `  rouse image list
   rouse image build minimal -out images
   rouse image test minimal -dir images`,
+		Args: cobra.ArbitraryArgs,
+		RunE: a.onlyCommands,
 	}
 	c.AddCommand(newImageListCmd(a), newImageBuildCmd(a), newImageTestCmd(a))
 	return c
@@ -83,6 +86,9 @@ named when they are missing.`,
 			if agent == "" {
 				agent = agentProgram()
 			}
+			if st, err := os.Stat(out); err == nil && !st.IsDir() {
+				return fmt.Errorf("-out: %s is no directory", out)
+			}
 			began := time.Now()
 			if err := r.Build(c.Context(), agent, out, a.stderr); err != nil {
 				return err
@@ -116,28 +122,32 @@ func exists(path string) bool {
 }
 
 func newImageTestCmd(a *app) *cobra.Command {
-	t := imageTest{a: a, dir: "images", uri: "qemu:///system", pool: "default", network: "default", listen: ""}
+	t := imageTest{a: a, dir: "images", uri: "qemu:///system", pool: "default", network: "default", worker: "guest", orphan: time.Minute}
+	var given images.Boot
 	c := &cobra.Command{
-		Use:   "test IMAGE",
+		Use:   "test [IMAGE]",
 		Short: "Boot an image and see whether its worker does what it must",
 		Long: `Boots the image as a guest of a host with libvirt and looks whether it does what a worker must:
 
   it boots, attaches and runs a probe
   it powers off when it is told to
-  it powers off when its master is gone (after a minute)
+  it powers off when its master is gone (after a minute, or what -orphan says)
 
 The guest is thrown away, whatever happens. The guest must reach -listen: an address of this machine on the network that it boots in.
 
-Exit codes: 0 it does, 1 it does not.`,
-		Example:           "  rouse image test minimal -dir images -listen 192.168.122.1:0",
-		Args:              args(cobra.ExactArgs(1)),
+Any image can be tested: -image, -identity and -memory say what rouse's own images are known by. One whose agent has the master's address, a password and
+its name from elsewhere is booted with identity "dhcp" or "none", and the test takes the address (-listen), the name (-worker) and the password
+(-password-file) that it has.
+
+Exit codes: 0 it does, 1 it does not; then the last lines of the guest's console are printed.`,
+		Example: `  rouse image test minimal -dir images -listen 192.168.122.1:0
+  rouse image test -image /srv/worker.qcow2 -identity nocloud -memory 1GiB -listen 192.168.122.1:0`,
+		Args:              args(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: imageNames,
-		RunE: func(c *cobra.Command, given []string) error {
-			r, err := recipe(given[0])
-			if err != nil {
+		RunE: func(c *cobra.Command, names []string) error {
+			if err := t.choose(names, given); err != nil {
 				return err
 			}
-			t.recipe = r
 			ctx, cancel := context.WithTimeout(c.Context(), t.limit)
 			defer cancel()
 			return t.run(ctx)
@@ -148,7 +158,41 @@ Exit codes: 0 it does, 1 it does not.`,
 	c.Flags().StringVar(&t.pool, "pool", t.pool, "storage `POOL` for the guest's disk")
 	c.Flags().StringVar(&t.network, "network", t.network, "`NETWORK` that the guest boots in")
 	c.Flags().StringVar(&t.listen, "listen", "", "`ADDRESS` for the worker port, which the guest can reach")
+	c.Flags().StringVar(&given.Image, "image", "", "the image's `FILE` on the host, instead of the one in -dir")
+	c.Flags().StringVar(&given.Identity, "identity", "", "`HOW` the guest learns who it is: smbios, credential, nocloud, dhcp or none")
+	c.Flags().StringVar(&given.Memory, "memory", "", "`SIZE` of the guest's memory, such as 512MiB")
+	c.Flags().StringVar(&t.worker, "worker", t.worker, "the worker's `NAME`")
+	c.Flags().StringVar(&t.password, "password-file", "", "`FILE` with the password that the image has")
+	c.Flags().DurationVar(&t.orphan, "orphan", t.orphan, "after how long without a master the guest ends; an image with a password knows that by itself")
 	c.Flags().DurationVar(&t.limit, "timeout", 10*time.Minute, "of the whole test")
 	_ = c.MarkFlagRequired("listen")
 	return c
+}
+
+// choose finds what to boot: a recipe's image, any other, or a recipe's with something else.
+func (t *imageTest) choose(names []string, given images.Boot) (err error) {
+	switch {
+	case len(names) == 1:
+		r, err := recipe(names[0])
+		if err != nil {
+			return err
+		}
+		t.boot = r.Boot
+	case given.Image == "":
+		return usagef("which image? Name one of rouse's (rouse image list), or say -image FILE")
+	default:
+		t.boot = images.Boot{Identity: "smbios", Memory: "1GiB"}
+	}
+	if given.Image != "" {
+		if t.boot.Image, err = filepath.Abs(given.Image); err != nil {
+			return err
+		}
+		t.boot.Kernel, t.boot.Initrd = "", ""
+	}
+	t.boot.Identity = cmp.Or(given.Identity, t.boot.Identity)
+	t.boot.Memory = cmp.Or(given.Memory, t.boot.Memory)
+	if t.password != "" {
+		t.password, err = filepath.Abs(t.password)
+	}
+	return err
 }

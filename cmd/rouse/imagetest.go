@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/rouse-ci/rouse/images"
 	"github.com/rouse-ci/rouse/master/api"
@@ -22,8 +25,11 @@ import (
 // imageTest boots one image.
 type imageTest struct {
 	a                               *app
-	recipe                          images.Recipe
+	boot                            images.Boot
 	dir, uri, pool, network, listen string
+	worker                          string // its name
+	password                        string // file, or "": the instance's token
+	orphan                          time.Duration
 	limit                           time.Duration
 
 	home  string // of the master that runs meanwhile
@@ -55,6 +61,9 @@ func (t *imageTest) run(ctx context.Context) (err error) {
 
 	began := time.Now()
 	if err := t.probe(ctx, c, "probe"); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("in %s no worker of the image has attached and run a probe: %w", t.limit, err)
+		}
 		return err
 	}
 	t.say("it boots, attaches and runs a probe", began)
@@ -96,14 +105,22 @@ func (t *imageTest) say(what string, began time.Time) {
 func (t *imageTest) config(dir string) string {
 	var b strings.Builder
 	file := func(name, value string) {
+		if value != "" && !filepath.IsAbs(value) {
+			value = filepath.Join(dir, value)
+		}
 		if value != "" {
-			fmt.Fprintf(&b, "    %s = %s\n", name, strconv.Quote(filepath.Join(dir, value)))
+			fmt.Fprintf(&b, "    %s = %q\n", name, value)
 		}
 	}
-	boot := t.recipe.Boot
+	boot := t.boot
 	fmt.Fprintf(&b, "master {\n  listen = %q\n}\n", t.listen)
 	fmt.Fprintf(&b, "provider \"libvirt\" \"host\" {\n  uri = %q\n  pool = %q\n  network = %q\n}\n", t.uri, t.pool, t.network)
-	fmt.Fprintf(&b, "worker \"guest\" {\n  provider = provider.libvirt.host\n  build_wait_timeout = \"1s\"\n  missing_timeout = \"5m\"\n  orphan_timeout = \"1m\"\n  instance {\n")
+	fmt.Fprintf(&b, "worker %q {\n  provider = provider.libvirt.host\n  build_wait_timeout = \"1s\"\n  missing_timeout = %q\n  orphan_timeout = %q\n",
+		t.worker, min(5*time.Minute, t.limit*3/4), t.orphan)
+	if t.password != "" {
+		b.WriteString("  password = secret.worker\n")
+	}
+	b.WriteString("  instance {\n")
 	file("base_image", boot.Image)
 	file("kernel", boot.Kernel)
 	file("initrd", boot.Initrd)
@@ -113,20 +130,23 @@ func (t *imageTest) config(dir string) string {
 		}
 	}
 	fmt.Fprintf(&b, "    identity = %q\n    memory = %q\n    graceful = \"1m\"\n  }\n}\n", boot.Identity, boot.Memory)
-	b.WriteString(`
+	if t.password != "" {
+		fmt.Fprintf(&b, "secret \"worker\" {\n  file = %q\n}\n", t.password)
+	}
+	b.WriteString(strings.ReplaceAll(strings.ReplaceAll(`
 builder "probe" {
-  workers = [worker.guest]
+  workers = ["WORKER"]
   step "shell" "probe" {
-    command         = "set -e; echo probe > probe; test \"$(cat probe)\" = probe; test -n \"$ROUSE_WORKER\"; uname -a; cat /proc/uptime"
+    command         = "set -e; echo probe > probe; test \"$(cat probe)\" = probe; test \"$ROUSE_WORKER\" = \"WORKER\"; PROBE; uname -a; cat /proc/uptime"
     halt_on_failure = true
   }
 }
 builder "wait" {
-  workers = [worker.guest]
+  workers = ["WORKER"]
   step "shell" "wait" { command = "sleep 3600" }
 }
 scheduler "force" "force" { builders = [builder.probe, builder.wait] }
-`)
+`, "WORKER", t.worker), "PROBE", cmp.Or(boot.Probe, "true")))
 	return b.String()
 }
 
@@ -187,7 +207,7 @@ func (t *imageTest) probe(ctx context.Context, c *api.Client, builder string) er
 		return !r.FinishedAt.IsZero() || r.Attempts > 1, err
 	})
 	if err == nil && (r.Attempts > 1 || r.Result.String() != "success") {
-		err = fmt.Errorf("the probe: %s after %d attempts: %s", r.Result, r.Attempts, r.Text)
+		err = fmt.Errorf("the probe: %s after %d attempts: %s%s", r.Result, r.Attempts, r.Text, t.printed(ctx, c))
 	}
 	if err != nil {
 		return errors.Join(err, errors.New(t.console()))
@@ -195,7 +215,20 @@ func (t *imageTest) probe(ctx context.Context, c *api.Client, builder string) er
 	return nil
 }
 
-// learn takes the master's owner tag from the first instance's key, "<owner>-guest-<n>": without it nobody could clean up after a failure.
+// printed is what the first build's step printed.
+func (t *imageTest) printed(ctx context.Context, c *api.Client) string {
+	var list api.BuildList
+	if err := c.Get(ctx, "/builds", nil, &list); err != nil || len(list.Builds) == 0 {
+		return ""
+	}
+	var out strings.Builder
+	if err := c.Copy(ctx, fmt.Sprintf("/builds/%d/steps/0/logs/%s/raw", list.Builds[len(list.Builds)-1].ID, stdio), nil, &out); err != nil {
+		return "" // it has not come so far
+	}
+	return "\n" + plain(out.String())
+}
+
+// learn takes the master's owner tag from the first instance's key, "<owner>-<worker>-<n>": without it nobody could clean up after a failure.
 func (t *imageTest) learn(ctx context.Context, c *api.Client) error {
 	if t.owner != "" {
 		return nil
@@ -205,7 +238,7 @@ func (t *imageTest) learn(ctx context.Context, c *api.Client) error {
 		return err
 	}
 	for _, in := range list.Instances {
-		owner, _, _ := strings.Cut(string(in.Key), "-guest-")
+		owner, _, _ := strings.Cut(string(in.Key), "-"+t.worker+"-")
 		t.owner = providers.Owner(owner)
 	}
 	return nil
@@ -240,7 +273,7 @@ func (t *imageTest) untilAlone(ctx context.Context, key providers.Key) error {
 		return err
 	}
 	defer p.Close() //nolint:errcheck // it holds nothing that could be lost
-	limit := time.Now().Add(2 * time.Minute)
+	limit := time.Now().Add(t.orphan + time.Minute)
 	return t.until(ctx, func() (bool, error) {
 		in, err := p.Get(ctx, key)
 		if err != nil && providers.ClassOf(err) != providers.NotFound {
@@ -298,11 +331,23 @@ func (t *imageTest) console() string {
 	var b strings.Builder
 	for _, name := range logs {
 		text, _ := os.ReadFile(name)
-		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		lines := strings.Split(strings.TrimSpace(plain(string(text))), "\n")
 		fmt.Fprintf(&b, "The console of %s ends with:\n%s\n", strings.TrimSuffix(filepath.Base(name), ".log"), strings.Join(lines[max(0, len(lines)-20):], "\n"))
 	}
 	return b.String()
 }
+
+// plain drops what a guest prints for a terminal's sake, which is not to reach this one.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, escape.ReplaceAllString(s, ""))
+}
+
+var escape = regexp.MustCompile(`\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_c]|\][^\x07\x1b]*)`)
 
 func (t *imageTest) until(ctx context.Context, done func() (bool, error)) error {
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -17,6 +17,8 @@ func newLibvirtCmd(a *app) *cobra.Command {
 		Short:   "Prepare hosts with libvirt",
 		Long:    "Helps to prepare hosts for workers of the provider libvirt.",
 		Example: "  rouse libvirt network guest-1 guest-2 > network.xml",
+		Args:    cobra.ArbitraryArgs,
+		RunE:    a.onlyCommands,
 	}
 	c.AddCommand(newLibvirtNetworkCmd(a))
 	return c

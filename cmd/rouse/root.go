@@ -10,7 +10,7 @@ import (
 )
 
 const usageTemplate = `Usage:
-  {{if and .Runnable .HasParent}}{{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{end}}{{if gt (len .Aliases) 0}}
+  {{if and .Runnable .HasParent (not .HasAvailableSubCommands)}}{{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{end}}{{if gt (len .Aliases) 0}}
 
 Aliases:
   {{.NameAndAliases}}{{end}}{{if .HasExample}}
@@ -49,13 +49,7 @@ Write a configuration, start a master, ask for a build, watch it:
 		SilenceUsage:      true,
 		Args:              cobra.ArbitraryArgs,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
-		RunE: func(c *cobra.Command, given []string) error {
-			if len(given) == 0 {
-				fmt.Fprint(a.stderr, c.Long, "\n\n", c.UsageString())
-				return exit(127)
-			}
-			return unknownCommand(c, given[0])
-		},
+		RunE:              a.onlyCommands,
 	}
 	cobra.EnableCommandSorting = false
 	cobra.AddTemplateFunc("oneDash", oneDash)
@@ -79,6 +73,15 @@ Write a configuration, start a master, ask for a build, watch it:
 	add(root, "workers", newWorkersCmd(a), newInstancesCmd(a), newImagesCmd(a), newLibvirtCmd(a), newImageCmd(a), newPauseCmd(a), newUnpauseCmd(a), newEndCmd(a), newReapCmd(a))
 	add(root, "", a.newVersionCmd())
 	return root
+}
+
+// onlyCommands is what a command does that has commands only: none was named, or one that there is not.
+func (a *app) onlyCommands(c *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		fmt.Fprint(a.stderr, c.Long, "\n\n", c.UsageString())
+		return exit(127)
+	}
+	return unknownCommand(c, given[0])
 }
 
 func add(root *cobra.Command, group string, cmds ...*cobra.Command) {
