@@ -267,7 +267,7 @@ func (f *Facts) decide(now time.Time, p Policy) Decision {
 			return idle("idle for " + p.BuildWait.String() + " (build_wait_timeout)")
 		}
 	}
-	if in.Power == Stopped && f.Builds > 0 && f.Running == 0 && !f.Frozen && after(f.BackoffUntil, 0) {
+	if in.Power == Stopped && !f.Frozen && after(f.BackoffUntil, 0) && f.Builds > 0 && f.Running == 0 { // the time is asked for before the builds: as above
 		return Decision{Action: Wake}
 	}
 	if f.Session == 0 && (!f.Frozen || f.Draining) {
