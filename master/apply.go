@@ -259,7 +259,7 @@ func (m *master) leave(ctx context.Context, p *plan.Plan, old, cfg *hcl.Config) 
 	}
 	for _, in := range p.Instances {
 		if (in.Fate == plan.ReplaceWhenIdle || in.Fate == plan.ReplaceAfterWork) && same[in.Worker] {
-			if err := m.engine.Do(ctx, core.LeaveAsked{Worker: in.Worker, Reason: in.Reason}); err != nil {
+			if err := m.engine.Do(ctx, core.LeaveAsked{Worker: in.Worker, Reason: in.Reason, Instance: model.InstanceKey(in.Key)}); err != nil {
 				m.log.Error("master: an instance is not replaced now; the next plan shows it again", "instance", in.Key, "err", err)
 				return
 			}

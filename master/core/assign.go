@@ -101,6 +101,8 @@ func (s *State) room(w *worker) (rank int, why string) {
 		return noRoom, "not attached"
 	case !w.cfg.Latent():
 		return warm, ""
+	case w.guest():
+		return noRoom, "its agent was started by somebody else, and ends its last builds"
 	case in == nil && f.Op != 0:
 		return noRoom, "a call to its provider is in flight"
 	case in == nil && s.now.Before(f.BackoffUntil):

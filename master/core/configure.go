@@ -99,10 +99,6 @@ func (s *State) configureWorkers(list []Worker, p *Prepared, stale []bool, first
 		if w == nil {
 			w = s.addWorker(wc.Name)
 		}
-		if w.facts.Session != 0 && w.facts.Instance == nil && wc.Latent() {
-			s.hangup(w, w.facts.Session, "the worker has become latent: it makes its own instances", false)
-			w.facts.Session, w.agent = 0, ""
-		}
 		if w.facts.Retired || !slices.Equal(w.cfg.Locks, wc.Locks) {
 			for _, old := range w.pools {
 				old.dead = true
@@ -208,6 +204,9 @@ func (s *State) dropLocks() {
 	}
 	for name, l := range s.locks {
 		if l.removed && !wanted[name] && !l.held() {
+			for _, p := range l.pools { // a lock of the same name would not know them
+				p.dead = true
+			}
 			delete(s.locks, name)
 		}
 	}

@@ -179,7 +179,10 @@ type (
 
 	// LeaveAsked orders the end of a worker's instance as soon as it is idle: running builds go on, and no other is begun on it. It is not stored: who
 	// asks for it asks again after a restart.
-	LeaveAsked struct{ Worker, Reason string }
+	LeaveAsked struct {
+		Worker, Reason string
+		Instance       model.InstanceKey // only this one, if not empty
+	}
 
 	// OpDone is the one result of an effect that has an OpID.
 	OpDone struct {

@@ -49,13 +49,18 @@ func (s *State) fail(w *worker, class, why string) {
 	if w.st.ClassTries == NoticeTries || w.facts.Tries == 2*NoticeTries && w.st.ClassTries < NoticeTries {
 		s.notify(NoticeBackoff, w, strconv.Itoa(w.facts.Tries)+" failures in a row ("+class+"); the last: "+why)
 	}
-	if class == OpBadConfig.String() {
+	if endsBuilds(class, w.facts.Instance) {
 		for _, b := range w.preparing() {
 			s.endBuild(b, verdict{result: model.Exception, text: why})
 		}
 	}
 	s.giveUp(w, why)
 	s.touch(w)
+}
+
+// endsBuilds says whether a failure shows that no instance can ever be made as it is configured. One that was made and cannot be started again does not.
+func endsBuilds(class string, in *latent.Instance) bool {
+	return class == OpBadConfig.String() && (in == nil || in.Power == latent.On)
 }
 
 // readConsole asks for what the instance printed, for the builds that it fails.

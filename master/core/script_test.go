@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 //	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
 //	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W [INTERRUPTED]
 //	ok|fail|gone|lost create|check|destroy|stop|start W [STATE or CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
-//	leave W | sweep [P] | reap KEY | strays | rooms P [NAME=VCPUS/MIB/SLOTS[/down]]… | observe P KEY… | taken
+//	leave W [KEY] | sweep [P] | reap KEY | strays | rooms P [NAME=VCPUS/MIB/SLOTS[/down]]… | observe P KEY… | taken
 //	scheduler NAME every=D | scheduled NAME [no]
 //	list P [KEY[:stopped]…] [age=D] | crash | stop POLICY | explain ID
 //	remove NAME | builds | timers
@@ -207,7 +207,7 @@ func (s *script) order(verb string, args []string) {
 		}
 		s.step(ev)
 	case "leave":
-		s.step(core.LeaveAsked{Worker: p[0], Reason: "likely to be taken back"})
+		s.step(core.LeaveAsked{Worker: p[0], Reason: "likely to be taken back", Instance: model.InstanceKey(strings.Join(p[1:], ""))})
 	case "ok", "fail", "gone", "lost":
 		s.answer(verb, p)
 	case "attach":

@@ -80,6 +80,9 @@ func (s *State) powered(w *worker, kind latent.OpKind, r OpResult) {
 	case OpTransient, OpThrottled:
 		w.facts.NotBefore = s.now.Add(pause)
 	default:
+		if kind == latent.Start && in.Power != latent.Waking {
+			return // nobody waits for it any more, and it is to be stopped
+		}
 		if kind == latent.Stop {
 			s.doom(w, "it can not be stopped ("+r.Class.String()+"): "+r.Detail, "")
 		} else {

@@ -249,6 +249,7 @@ func (s *State) timerFired(t Timer) {
 func (s *State) restarted() {
 	for _, w := range s.order {
 		w.lostAt = s.now
+		s.orphaned(w)
 		if limit := s.now.Add(MaxBackoff); w.facts.BackoffUntil.After(limit) {
 			w.facts.BackoffUntil = limit
 			s.dirtyWorker(w)
@@ -334,7 +335,8 @@ func (s *State) pauseAsked(ev PauseAsked) {
 
 func (s *State) leaveAsked(ev LeaveAsked) {
 	w := s.workers[ev.Worker]
-	if w == nil || w.facts.Instance == nil || w.facts.Instance.Doomed || w.facts.Leaving != "" {
+	if w == nil || w.facts.Instance == nil || w.facts.Instance.Doomed || w.facts.Leaving != "" ||
+		ev.Instance != "" && ev.Instance != w.facts.Instance.Key {
 		return
 	}
 	w.facts.Leaving = ev.Reason

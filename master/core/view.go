@@ -77,6 +77,8 @@ func (w *worker) view() WorkerView {
 
 func (w *worker) state() string {
 	switch {
+	case w.guest():
+		return "attached"
 	case w.cfg.Latent() || w.facts.Instance != nil:
 		return w.facts.State().String()
 	case w.facts.Session != 0:
@@ -286,6 +288,8 @@ func (s *State) checkWorker(w *worker) error {
 		return fmt.Errorf("instance %s is being destroyed under %d running builds", in.Key, running)
 	case in != nil && in.Power.Off() && f.Session != 0:
 		return fmt.Errorf("an agent is attached to instance %s, which is %s", in.Key, in.Power)
+	case s.configured && in == nil && f.Session == 0 && f.Builds > running && (f.Retired || !w.cfg.Latent()):
+		return fmt.Errorf("nobody comes for %d builds", f.Builds-running)
 	case in != nil && s.instances[in.Key] != w:
 		return fmt.Errorf("instance %s is not indexed", in.Key)
 	case s.configured && f.OpKind == latent.NoOp && in != nil && f.Session == 0 && running == 0 && !f.Frozen && in.Power != latent.Stopped && s.timers[workerTimer+w.cfg.Name].At.IsZero():

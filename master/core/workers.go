@@ -12,7 +12,8 @@ var noTime time.Time
 
 // reconcile lets a worker take its next action.
 func (s *State) reconcile(w *worker) {
-	if !w.cfg.Latent() && w.facts.Instance == nil {
+	s.stranded(w)
+	if w.facts.Instance == nil && (!w.cfg.Latent() || w.guest()) {
 		s.reconcileStandard(w)
 		return
 	}
@@ -71,9 +72,15 @@ func (s *State) showState(w *worker) {
 // reconcileStandard watches a worker that somebody else starts.
 func (s *State) reconcileStandard(w *worker) {
 	if w.facts.Session != 0 {
-		if w.facts.Retired && len(w.builds) == 0 {
+		switch {
+		case len(w.builds) > 0:
+		case w.facts.Retired:
 			s.hangup(w, w.facts.Session, "the worker is no longer configured", false)
 			w.facts.Session, w.agent = 0, ""
+		case w.guest():
+			s.hangup(w, w.facts.Session, "the worker has become latent: it makes its own instances", false)
+			w.facts.Session, w.agent = 0, ""
+			s.freed(w)
 		}
 		s.arm(workerTimer+w.cfg.Name, noTime)
 		return
@@ -335,6 +342,7 @@ func (s *State) vanish(w *worker, why string) {
 	s.gone = append(s.gone, *in)
 	delete(s.instances, in.Key)
 	w.facts.Instance, w.facts.Certain, w.facts.Missed, w.facts.Outdated, w.facts.Look = nil, true, false, false, false
+	w.facts.Leaving = ""
 	s.account(w)
 	s.dirtyWorker(w)
 	s.freed(w)
