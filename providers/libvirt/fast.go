@@ -118,24 +118,26 @@ func (p *provider) memoryFor(ctx context.Context, l link, h *host, g *guest, m *
 		t = &memory{}
 		ts.all[id] = t
 	}
+	was := *t
+	ts.mu.Unlock()
+	if was.ready {
+		if _, err := l.Volume(ctx, m.pool, was.save.Name); err == nil {
+			return &was, nil
+		}
+	}
+	ts.mu.Lock()
 	if t.busy || time.Now().Before(t.until) {
 		ts.mu.Unlock()
 		return nil, nil
 	}
-	was := *t
-	t.busy = true // until this call, or the making that it begins, is over
+	t.ready, t.busy = false, true // until this call, or the making that it begins, is over
 	ts.mu.Unlock()
 	done := func(m memory) {
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
 		*t = m
 	}
-	if was.ready {
-		if _, err := l.Volume(ctx, m.pool, was.save.Name); err == nil {
-			done(was)
-			return &was, nil
-		}
-	} else if made := p.savedBefore(ctx, l, m.pool, digest); made != nil {
+	if made := p.savedBefore(ctx, l, m.pool, digest); made != nil {
 		done(*made)
 		return made, nil
 	}

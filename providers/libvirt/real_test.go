@@ -1,0 +1,331 @@
+//go:build cgo && libvirt_dlopen
+
+package libvirt
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/providertest"
+)
+
+// These tests run on a libvirtd of their own (.ci/e2e-libvirt, with ROUSE_LIBVIRT=1). Their guests have an empty disk: the firmware finds nothing to
+// boot and waits.
+
+const realPool = "/var/lib/libvirt/images"
+
+// prepared makes a pool, a network and an empty base image, once.
+var prepared = sync.OnceValue(func() error {
+	net := filepath.Join(os.TempDir(), "rouse-net.xml")
+	if err := os.WriteFile(net, []byte("<network><name>default</name><bridge name='rouse9' stp='off' delay='0'/></network>"), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(net)
+	for _, args := range [][]string{{"virsh", "net-create", net}, {"virsh", "pool-define-as", "default", "dir", "--target", realPool}, {"virsh", "pool-start", "default"},
+		{"qemu-img", "create", "-q", "-f", "qcow2", realPool + "/base.qcow2", "2G"}, {"virsh", "pool-refresh", "default"}} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env = append(os.Environ(), "LIBVIRT_DEFAULT_URI=qemu:///system")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return &linkError{failed, strings.Join(args, " ") + ": " + string(out)}
+		}
+	}
+	return nil
+})
+
+func real(t testing.TB) {
+	t.Helper()
+	if os.Getenv("ROUSE_LIBVIRT") == "" || os.Getenv("WORLD") == "" {
+		t.Skip("it needs a libvirtd of its own: make e2e-libvirt")
+	}
+	if err := prepared(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func realConfig() Config {
+	return Config{Pool: "default", Network: "default", Hosts: []Host{{Name: "host", URI: "qemu:///system"}}}
+}
+
+func realSpec() Spec {
+	s := good()
+	s.Memory = 32 << 20
+	return s
+}
+
+func realProvider(t testing.TB, dir string, owner providers.Owner, log *slog.Logger) *provider {
+	t.Helper()
+	p, err := open(providers.Env{Name: "lab", Owner: owner, Config: realConfig(), StateDir: filepath.Join(dir, string(owner)), Log: log}, dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func virsh(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("virsh", append([]string{"-q", "-c", "qemu:///system"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("virsh %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// noneLeft wants no domain and no volume of ours.
+func noneLeft(t testing.TB) {
+	t.Helper()
+	for _, d := range strings.Fields(virsh(t, "list", "--all", "--name")) {
+		if strings.HasPrefix(d, prefix) {
+			t.Errorf("domain %s is left", d)
+			_ = exec.Command("virsh", "-c", "qemu:///system", "destroy", d).Run()
+		}
+	}
+	files, _ := filepath.Glob(realPool + "/" + prefix + "*")
+	if len(files) > 0 {
+		t.Errorf("files are left: %v", files)
+	}
+}
+
+func TestHostConformance(t *testing.T) {
+	real(t)
+	providertest.Run(t, func(t *testing.T) providertest.Setup {
+		dir := t.TempDir()
+		t.Cleanup(func() { noneLeft(t) })
+		return providertest.Setup{
+			Open: func(t *testing.T, owner providers.Owner, log *slog.Logger) (providers.Provider, providers.Limits) {
+				return realProvider(t, dir, owner, log), limits
+			},
+			Spec:    func() any { return realSpec() },
+			BadSpec: func() any { s := realSpec(); s.BaseImage = "none.qcow2"; return s },
+			Alive: func(key providers.Key) (n int) {
+				for _, d := range strings.Fields(virsh(t, "list", "--name")) {
+					if d == domainName(key) {
+						n++
+					}
+				}
+				return n
+			},
+			Within: 90 * time.Second,
+		}
+	})
+}
+
+// TestHostRestoresRelabelledMemory pins what the provider does to save files to the version of libvirt that it was tried on: two guests from one
+// file run at once, each under its own name. A version that is not in the list is not used so; if this test passes there, it can be.
+func TestHostRestoresRelabelledMemory(t *testing.T) {
+	real(t)
+	defer noneLeft(t)
+	ctx := t.Context()
+	l, err := dial(ctx, "qemu:///system", func(event) {}, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	base, err := l.Volume(ctx, "default", "base.qcow2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	make := func(key providers.Key) *guest {
+		g := &guest{key: key, spec: realSpec(), machine: "qemu", tags: tags{Owner: "pin", Key: key, Worker: "w"}}
+		text, err := overlay(volumeName("pin", key, diskSuffix), base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.CreateVolume(ctx, "default", text); err != nil {
+			t.Fatal(err)
+		}
+		if g.disk, err = l.Volume(ctx, "default", volumeName("pin", key, diskSuffix)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(g.disk.Path) })
+		return g
+	}
+	first := make("pin-t-0")
+	first.waits = true
+	text, err := first.define(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Start(ctx, text); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "save")
+	if err := l.Save(ctx, domainName(first.key), file); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []providers.Key{"pin-w-1", "pin-w-2"} {
+		g, r := make(key), bytes.NewReader(b)
+		s, err := readSaved(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		xml, err := g.relabel(s.xml)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest, _ := io.ReadAll(r)
+		own := filepath.Join(filepath.Dir(file), string(key))
+		if err := os.WriteFile(own, append(s.head(xml), rest...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Restore(ctx, own, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Destroy(ctx, domainName(key)) //nolint:errcheck // it is looked for
+		d, err := l.Domain(ctx, domainName(key))
+		if err != nil || d.Power != powerOn || d.UUID != uuidOf(key) || d.Tags == nil || d.Tags.Key != key || !strings.Contains(d.XML, macOf(key, 0)) || !strings.Contains(d.XML, g.disk.Path) {
+			t.Errorf("%s: %+v, %v", key, d, err)
+		}
+	}
+	for _, key := range []providers.Key{"pin-w-1", "pin-w-2"} {
+		if err := l.Destroy(ctx, domainName(key)); err != nil {
+			t.Error(err)
+		}
+		_ = os.Remove(filepath.Join(realPool, volumeName("pin", key, diskSuffix)))
+	}
+	_ = os.Remove(first.disk.Path)
+	n, err := l.Node(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !mayRelabel(n.Libvirt) {
+		t.Errorf("libvirt %s restores re-labelled memory: it can be added to the list %v", n.Libvirt, relabelled)
+	}
+}
+
+func request(key providers.Key) providers.CreateRequest {
+	return providers.CreateRequest{Key: key, Owner: "bench", Worker: "w", Spec: realSpec(), Agent: providers.Agent{Master: "ws://192.0.2.1:1", Name: "w", Token: "t"}}
+}
+
+// BenchmarkHostClone makes the disk of a guest from a base of 2 GiB, as Buildbot's worker does (qemu-img beside libvirt) and through the API.
+func BenchmarkHostClone(b *testing.B) {
+	real(b)
+	b.Run("buildbot", func(b *testing.B) {
+		for b.Loop() {
+			file := realPool + "/bench.qcow2"
+			if out, err := exec.Command("qemu-img", "create", "-q", "-b", realPool+"/base.qcow2", "-F", "qcow2", "-f", "qcow2", file).CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+			_ = os.Remove(file)
+		}
+	})
+	b.Run("api", func(b *testing.B) {
+		ctx := b.Context()
+		l, err := dial(ctx, "qemu:///system", func(event) {}, func(error) {})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer l.Close()
+		base, err := l.Volume(ctx, "default", "base.qcow2")
+		if err != nil {
+			b.Fatal(err)
+		}
+		text, err := overlay("bench.qcow2", base)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if err := l.CreateVolume(ctx, "default", text); err != nil {
+				b.Fatal(err)
+			}
+			_ = os.Remove(realPool + "/bench.qcow2")
+			b.StopTimer()
+			if err := l.Refresh(ctx, "default"); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
+}
+
+// BenchmarkHostLife starts and ends a guest: the least that libvirt needs (its calls for a disk that is there), Buildbot's steps, and the provider with
+// everything that it looks up and records. What the provider takes beyond libvirt is its overhead.
+func BenchmarkHostLife(b *testing.B) {
+	real(b)
+	ctx := b.Context()
+	l, err := dial(ctx, "qemu:///system", func(event) {}, func(error) {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	p := realProvider(b, b.TempDir(), "bench", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	defer p.Close() //nolint:errcheck // it holds nothing
+	g := &guest{key: "bench-raw-1", spec: realSpec(), machine: "qemu", tags: tags{Owner: "bench", Key: "bench-raw-1", Worker: "w"},
+		disk: volume{Path: realPool + "/bench.qcow2", Format: "qcow2"}, agent: []byte("{}")}
+	text, err := g.define(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	clone := func() {
+		if out, err := exec.Command("qemu-img", "create", "-q", "-b", realPool+"/base.qcow2", "-F", "qcow2", "-f", "qcow2", g.disk.Path).CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+	}
+	report := func(b *testing.B, start, stop time.Duration) {
+		b.ReportMetric(float64(start.Milliseconds())/float64(b.N), "start-ms/op")
+		b.ReportMetric(float64(stop.Milliseconds())/float64(b.N), "stop-ms/op")
+	}
+	raw := func(cloned bool) func(b *testing.B) {
+		return func(b *testing.B) {
+			var start, stop time.Duration
+			for range b.N {
+				if !cloned {
+					clone()
+				}
+				began := time.Now()
+				if cloned {
+					clone()
+				}
+				if err := l.Start(ctx, text); err != nil {
+					b.Fatal(err)
+				}
+				start += time.Since(began)
+				began = time.Now()
+				if err := l.Destroy(ctx, domainName(g.key)); err != nil {
+					b.Fatal(err)
+				}
+				if cloned {
+					_ = os.Remove(g.disk.Path)
+				}
+				stop += time.Since(began)
+			}
+			_ = os.Remove(g.disk.Path)
+			report(b, start, stop)
+		}
+	}
+	b.Run("libvirt", raw(false))
+	b.Run("buildbot", raw(true))
+	b.Run("provider", func(b *testing.B) {
+		var start, stop time.Duration
+		for i := range b.N {
+			key := providers.Key("bench-w-" + time.Now().Format("150405") + "-" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)))
+			began := time.Now()
+			if _, err := p.Create(ctx, request(key)); err != nil {
+				b.Fatal(err)
+			}
+			start += time.Since(began)
+			began = time.Now()
+			if err := p.Destroy(ctx, key); err != nil {
+				b.Fatal(err)
+			}
+			stop += time.Since(began)
+			if err := p.Destroy(ctx, key); providers.ClassOf(err) != providers.NotFound {
+				b.Fatal(err)
+			}
+		}
+		report(b, start, stop)
+	})
+	noneLeft(b)
+}
