@@ -74,7 +74,7 @@ func (p *provider) adopt(ctx context.Context, req providers.CreateRequest, f *fo
 }
 
 func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec Spec, rec record) (in providers.Instance, err error) {
-	h, err := p.place(ctx, req.Key, spec, rec.Host)
+	h, err := p.place(ctx, req, spec, rec.Host)
 	if err != nil {
 		return in, err
 	}

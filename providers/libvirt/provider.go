@@ -213,7 +213,7 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 
 // instance describes what is there of an instance. Without a domain its machine has ended, and only its volumes are left.
 func (p *provider) instance(key providers.Key, h *host, d *domain) providers.Instance {
-	in := providers.Instance{Key: key, ID: domainName(key), State: providers.Failed, Facts: map[string]string{"host": h.Name}}
+	in := providers.Instance{Key: key, ID: domainName(key), State: providers.Failed, Place: h.Name, Facts: map[string]string{"host": h.Name}}
 	if rec, ok := p.records.load(key); ok {
 		in.CreatedAt, in.Worker = rec.At, rec.Worker
 		if rec.Ended {
