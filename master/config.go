@@ -81,6 +81,10 @@ func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map
 		return m.fromDirectory(cfg, nil, 1, digest), nil
 	}
 	old, oldErr := m.parse(last)
+	var kindErr error // of the directory
+	if err == nil {
+		kindErr = m.house.keepsKinds(cfg, m.kinds, savedOf(live))
+	}
 	switch {
 	case err == nil && sameText(cfg, last):
 		return &loaded{snap: last, cfg: cfg, meta: map[string]string{dirKey: digest}}, nil
@@ -89,15 +93,15 @@ func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map
 			"generation", last.Generation, "from", last.From, "by", last.By)
 		return &loaded{snap: last, cfg: old}, nil
 	case err == nil && oldErr == nil:
-		if err = m.house.keepsKinds(cfg, m.house.kindsOf(old.Providers), savedOf(live)); err == nil {
+		if err = kindErr; err == nil {
 			m.log.Info("master: the configuration directory was edited; it is put into force", "directory", m.o.ConfigDir, "generation", last.Generation+1)
 			return m.fromDirectory(cfg, old, last.Generation+1, digest), nil
 		}
-	case err == nil:
+	case err == nil && kindErr == nil:
 		m.log.Error("master: the last generation cannot be read any more; the configuration directory is put into force", "generation", last.Generation, "err", oldErr)
 		return m.fromDirectory(cfg, nil, last.Generation+1, digest), nil
 	case oldErr != nil:
-		return nil, errors.Join(err, oldErr)
+		return nil, errors.Join(err, kindErr, oldErr)
 	}
 	m.log.Error("master: the configuration is broken; going on with the last good one", "directory", m.o.ConfigDir, "generation", last.Generation, "err", err)
 	return &loaded{snap: last, cfg: old}, nil
@@ -194,7 +198,7 @@ func (m *master) install(ctx context.Context, l *loaded, set map[string]engine.O
 	m.catalog.Put(l.gen(), l.cfg)
 	before := m.current.Swap(a) // first: the core asks for instances of it as soon as it has it
 	// Not cut off: once the loop has taken it, it happens. The loop answers in any case, if only that it has ended.
-	if err := m.engine.ApplyWith(context.WithoutCancel(ctx), decide, l.snap, set, l.meta); err != nil {
+	if err := m.engine.ApplyWith(context.WithoutCancel(ctx), decide, l.snap, set, l.meta, m.stillMay(l.cfg)); err != nil {
 		m.current.Store(before)
 		return errors.Join(err, closeAll(set))
 	}

@@ -107,7 +107,7 @@ type applied struct {
 
 // Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).
 func Run(ctx context.Context, o Options) (err error) {
-	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), retry: cmp.Or(o.retry, retryEvery), kinds: map[string]string{}}
+	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), retry: cmp.Or(o.retry, retryEvery)}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
@@ -127,6 +127,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	m.house = &house{kinds: o.Hcl.Kinds, owner: providers.Owner(m.owner), stateDir: o.StateDir, log: m.log}
+	if m.kinds, err = m.knownKinds(ctx, savedOf(saved.Instances)); err != nil {
+		return err
+	}
 	first, err := m.firstConfig(ctx, saved.Instances, meta)
 	if err != nil {
 		return err

@@ -3,8 +3,10 @@ package master
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/engine"
 	"github.com/rouse-ci/rouse/master/model"
@@ -69,6 +71,53 @@ func (m *master) adopt(ctx context.Context, gen model.Generation, have map[strin
 		m.log.Error("master: nobody can end these instances: their provider is in no configuration", "provider", handle, "instances", n)
 	}
 	return found
+}
+
+// knownKinds says of which kind the providers of live instances were: the last configuration that named their handle says it, however long ago that was
+// (within lookBack). Whether they can be opened does not matter.
+func (m *master) knownKinds(ctx context.Context, live map[string]int) (map[string]string, error) {
+	kinds := map[string]string{}
+	if len(live) == 0 {
+		return kinds, nil
+	}
+	list, err := m.store.Configs(ctx, lookBack)
+	if err != nil {
+		return nil, err
+	}
+	for _, snap := range list {
+		if len(kinds) == len(live) {
+			break
+		}
+		old, err := m.loadGeneration(ctx, snap.Generation)
+		if err != nil {
+			m.log.Warn("master: cannot look for the kinds of providers in an older configuration", "generation", snap.Generation, "err", err)
+			continue
+		}
+		for handle, kind := range m.house.kindsOf(old.Providers) {
+			if live[handle] > 0 && kinds[handle] == "" {
+				kinds[handle] = kind
+			}
+		}
+	}
+	return kinds, nil
+}
+
+// stillMay is mayReplace for the moment of the change: a machine may have been asked for since the providers were. It is nil if no kind changes, so that an
+// apply pays nothing for it.
+func (m *master) stillMay(cfg *hcl.Config) func(*core.Snapshot) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for handle, kind := range m.house.kindsOf(cfg.Providers) {
+		if was := m.kinds[handle]; was != "" && was != kind {
+			return func(sn *core.Snapshot) error {
+				if err := m.mayReplace(cfg, sn); err != nil {
+					return &api.Refused{Status: http.StatusUnprocessableEntity, Text: err.Error() + ". Nothing was changed."}
+				}
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // mayReplace refuses what keepsKinds refuses, of the providers that this process has opened.

@@ -15,7 +15,7 @@ import (
 // act starts the effects of the batch, in order. Its deltas are durable. Nothing here blocks.
 func (l *loop) act(now time.Time) {
 	for i := range l.items {
-		if f := l.items[i].after; f != nil {
+		if f := l.items[i].after; f != nil && l.items[i].refused == nil {
 			f()
 		}
 	}

@@ -244,7 +244,7 @@ func TestAReplacedProviderIsClosedWhenItsLastCallHasReturned(t *testing.T) {
 		synctest.Wait()
 		next := &cloud{w: w, have: old.have, calls: map[string]int{}}
 		w.cfg.Generation = 2
-		if err := w.e.ApplyWith(t.Context(), w.cfg, snapOf(w.cfg), map[string]Opened{"p": {Provider: next, Limits: w.limits}}, nil); err != nil {
+		if err := w.e.ApplyWith(t.Context(), w.cfg, snapOf(w.cfg), map[string]Opened{"p": {Provider: next, Limits: w.limits}}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if old.closed {

@@ -112,7 +112,9 @@ type Engine struct {
 
 // item is one thing for the loop to do.
 type item struct {
-	event    core.Event            // may be nil
+	event    core.Event              // may be nil
+	may      func(*core.State) error // called before the event: an error refuses the item, and nothing of it happens; may be nil
+	refused  error
 	tx       store.Tx              // what is stored together with the event's delta
 	look     func(*core.State)     // called after the commit; must not keep the state or change it
 	snapshot chan<- *core.Snapshot // wants a snapshot that is made after the commit
@@ -249,16 +251,22 @@ func (e *Engine) SubmitWith(ctx context.Context, reqs []model.Request, also func
 
 // Apply puts a configuration into force and stores its text, in one transaction. The set of providers stays.
 func (e *Engine) Apply(ctx context.Context, cfg core.Config, snap store.ConfigSnapshot) error {
-	return e.ApplyWith(ctx, cfg, snap, nil, nil)
+	return e.ApplyWith(ctx, cfg, snap, nil, nil, nil)
 }
 
 // ApplyWith is Apply with a new set of providers (nil: the old one) and small facts that are stored with it. A provider that is not in the set stays for the instances
 // that it still has. The engine owns the providers from here on, unless it fails: then nothing was applied. When ctx ends first, it may be applied all the same.
-func (e *Engine) ApplyWith(ctx context.Context, cfg core.Config, snap store.ConfigSnapshot, set map[string]Opened, meta map[string]string) error {
+// may (nil: yes) is asked on the loop, with what is live at the very moment: its error refuses the configuration.
+func (e *Engine) ApplyWith(ctx context.Context, cfg core.Config, snap store.ConfigSnapshot, set map[string]Opened, meta map[string]string,
+	may func(*core.Snapshot) error) error {
 	if cfg.Generation != snap.Generation {
 		return fmt.Errorf("apply: the configuration is generation %d and its text generation %d", cfg.Generation, snap.Generation)
 	}
-	if err := e.ask(ctx, item{event: core.ConfigApplied{Config: cfg, Prepared: core.Prepare(cfg)}, tx: store.Tx{Config: &snap, Meta: meta}, after: func() {
+	var allowed func(*core.State) error
+	if may != nil {
+		allowed = func(s *core.State) error { return may(s.Snapshot(e.clock.now())) }
+	}
+	if err := e.ask(ctx, item{event: core.ConfigApplied{Config: cfg, Prepared: core.Prepare(cfg)}, may: allowed, tx: store.Tx{Config: &snap, Meta: meta}, after: func() {
 		e.generation.Store(int64(cfg.Generation))
 		for name, p := range set {
 			e.loop.provide(name, p)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -171,6 +172,11 @@ func (l *loop) step(now time.Time) store.Tx {
 	tx := store.Tx{Time: now}
 	for i := range l.items {
 		it := &l.items[i]
+		if it.may != nil {
+			if it.refused = it.may(l.state); it.refused != nil {
+				continue
+			}
+		}
 		if it.ran != nil {
 			l.returned(it)
 		}
@@ -266,7 +272,7 @@ func (l *loop) answer(err error) {
 			it.look(l.state)
 		}
 		if it.done != nil {
-			it.done <- err
+			it.done <- cmp.Or(err, it.refused)
 		}
 	}
 }
