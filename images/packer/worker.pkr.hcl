@@ -71,6 +71,12 @@ variable "disk_size" {
   default = "8G"
 }
 
+variable "compact" {
+  type        = bool
+  default     = true
+  description = "Whether the finished file is made as small as it can be, which takes a while."
+}
+
 variable "seed" {
   type        = string
   description = "A directory with cloud-init's user-data and meta-data that let the key below in as root. images/packer/build makes it."
@@ -107,6 +113,14 @@ source "amazon-ebs" "worker" {
     image = "rouse-worker"
     base  = "{{ .SourceAMIName }}"
   }
+  # Debian's Packer does not know this block yet. With a later one the machine that the image is made on, too, gives nothing to those who cannot ask for a
+  # token first (IMDSv2; rouse's own instances never do):
+  #
+  # metadata_options {
+  #   http_endpoint               = "enabled"
+  #   http_tokens                 = "required"
+  #   http_put_response_hop_limit = 1
+  # }
   run_tags        = { Name = "packer rouse-worker" }
   run_volume_tags = { Name = "packer rouse-worker" }
 }
@@ -123,6 +137,7 @@ source "qemu" "worker" {
   net_device       = "virtio-net"
   accelerator      = var.accelerator
   memory           = 1024
+  skip_compaction  = !var.compact
   headless         = true
   disable_vnc      = true
   boot_wait        = "0s"
