@@ -135,18 +135,18 @@ func (t *imageTest) config(dir string) string {
 	}
 	b.WriteString(strings.ReplaceAll(strings.ReplaceAll(`
 builder "probe" {
-  workers = ["WORKER"]
+  workers = ["@worker"]
   step "shell" "probe" {
-    command         = "set -e; echo probe > probe; test \"$(cat probe)\" = probe; test \"$ROUSE_WORKER\" = \"WORKER\"; PROBE; uname -a; cat /proc/uptime"
+    command         = "set -e; echo probe > probe; test \"$(cat probe)\" = probe; test \"$ROUSE_WORKER\" = \"@worker\"; @probe; uname -a; cat /proc/uptime"
     halt_on_failure = true
   }
 }
 builder "wait" {
-  workers = ["WORKER"]
+  workers = ["@worker"]
   step "shell" "wait" { command = "sleep 3600" }
 }
 scheduler "force" "force" { builders = [builder.probe, builder.wait] }
-`, "WORKER", t.worker), "PROBE", cmp.Or(boot.Probe, "true")))
+`, "@worker", t.worker), "@probe", cmp.Or(boot.Probe, "true")))
 	return b.String()
 }
 
