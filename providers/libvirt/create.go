@@ -46,7 +46,7 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 	case f != nil && f.foreign:
 		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "host %s has a domain %s that is not ours; it is left alone", f.host.Name, f.domain.Name)
 	case f != nil && f.domain != nil:
-		return p.adopt(ctx, req, f)
+		return p.seen(ctx, req.Key, f), nil
 	case f != nil: // volumes that nobody uses
 		for _, v := range f.volumes {
 			if err := f.link.DeleteVolume(ctx, v.Pool, v.Name); err != nil {
@@ -55,22 +55,6 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 		}
 	}
 	return p.make(ctx, req, spec, rec)
-}
-
-// adopt takes an instance that an earlier call has made. One that was restored may still wait for its order: whoever made it may have died before it
-// was sent. A second order is never read.
-func (p *provider) adopt(ctx context.Context, req providers.CreateRequest, f *found) (in providers.Instance, err error) {
-	if f.domain.Tags.Fast && f.domain.Power == powerOn {
-		g := &guest{key: req.Key, tags: tags{Worker: req.Worker}}
-		if g.agent, err = agentSettings(req); err != nil {
-			return in, providers.Errorf(providers.BadConfig, "create", "%w", err)
-		}
-		if err := p.order(ctx, f.link, g); err != nil {
-			return in, providers.Errorf(providers.Unknown, "create", "host %s: tell the guest who it is: %w", f.host.Name, err)
-		}
-	}
-	p.console.follow(p, req.Key, f.link)
-	return p.instance(req.Key, f.host, f.domain), nil
 }
 
 func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec Spec, rec record) (in providers.Instance, err error) {
@@ -146,7 +130,7 @@ func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m 
 		if err = p.restore(ctx, l, g, m, t); err == nil {
 			return true, nil
 		}
-		g.tags.Fast = false
+		g.tags.Fast, g.tags.Agent = false, ""
 		if left := p.scrap(l, g, m); left != nil {
 			return false, providers.Errorf(providers.Unknown, "create", "host %s: restore from memory: %w; and what is left of it: %w", h.Name, err, left)
 		}

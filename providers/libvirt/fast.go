@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,8 @@ type templates struct {
 	mu     sync.Mutex
 	all    map[string]*memory // by host and digest
 	wanted map[string]want    // by host and worker
-	since  time.Time          // when the provider was opened
+	told   map[providers.Key]bool
+	since  time.Time // when the provider was opened
 }
 
 // want is what the last instance of a worker was, or could have been, made from.
@@ -370,6 +372,8 @@ func (p *provider) restore(ctx context.Context, l link, g *guest, m *materials, 
 	if g.disk, err = l.Volume(ctx, m.pool, name); err != nil {
 		return err
 	}
+	g.tags.Agent = base64.StdEncoding.EncodeToString(g.agent)
+	p.templates.first(g.key)
 	file, err := p.label(ctx, l, g, m, t)
 	if err != nil {
 		return err
@@ -390,6 +394,40 @@ func (p *provider) order(ctx context.Context, l link, g *guest) error {
 		return err
 	}
 	return l.Send(ctx, domainName(g.key), orderPort, o)
+}
+
+// orderAgain tells a restored guest that an earlier life of this master has made, once: that life may have ended before the order was sent. A second
+// order is never read.
+func (p *provider) orderAgain(ctx context.Context, l link, d *domain) {
+	if d.Tags == nil || !d.Tags.Fast || d.Power != powerOn || !p.templates.first(d.Tags.Key) {
+		return
+	}
+	g := &guest{key: d.Tags.Key, tags: *d.Tags}
+	var err error
+	if g.agent, err = base64.StdEncoding.DecodeString(d.Tags.Agent); err == nil {
+		err = p.order(ctx, l, g)
+	}
+	if err != nil {
+		p.templates.forget(g.key)
+		p.log.Warn("libvirt: a restored guest could not be told who it is", "instance", g.key, "err", err)
+	}
+}
+
+// first says whether it is called for the first time with a key: then its guest is told.
+func (t *templates) first(k providers.Key) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.told[k] {
+		return false
+	}
+	t.told[k] = true
+	return true
+}
+
+func (t *templates) forget(k providers.Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.told, k)
 }
 
 // newOrder is what the agent in a restored guest reads: one line.

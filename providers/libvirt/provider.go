@@ -70,7 +70,7 @@ func open(env providers.Env, dial dialer) (*provider, error) {
 	}
 	p := &provider{cfg: cfg, owner: env.Owner, log: env.Log, records: rec, ends: map[string]string{}, placed: map[providers.Key]placement{},
 		console:   &consoles{dir: dir, live: map[providers.Key]*follower{}, broke: map[providers.Key]time.Time{}},
-		templates: templates{all: map[string]*memory{}, wanted: map[string]want{}, since: time.Now()}}
+		templates: templates{all: map[string]*memory{}, wanted: map[string]want{}, told: map[providers.Key]bool{}, since: time.Now()}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, h := range cfg.Hosts {
 		p.hosts = append(p.hosts, &host{Host: h, dial: dial, event: p.observed, changed: p.connected, log: env.Log})
@@ -205,10 +205,16 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 	if f == nil || f.foreign {
 		return providers.Instance{}, providers.Errorf(providers.NotFound, "get", "no domain and no volume of %s", key)
 	}
+	return p.seen(ctx, key, f), nil
+}
+
+// seen takes up what an earlier life of this master may have left undone for an instance, and describes it.
+func (p *provider) seen(ctx context.Context, key providers.Key, f *found) providers.Instance {
 	if f.domain != nil && f.domain.Power == powerOn {
-		p.console.follow(p, key, f.link) // after a restart of the master or of libvirtd nobody does
+		p.orderAgain(ctx, f.link, f.domain)
+		p.console.follow(p, key, f.link)
 	}
-	return p.instance(key, f.host, f.domain), nil
+	return p.instance(key, f.host, f.domain)
 }
 
 // instance describes what is there of an instance. Without a domain its machine has ended, and only its volumes are left.
@@ -264,8 +270,8 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 			if t := domains[i].Tags; t != nil && t.Owner == owner && domains[i].Name == domainName(t.Key) && !p.making(h, t.Key) {
 				seen[t.Key] = true
 				pools[t.Pool] = true
-				if domains[i].Power == powerOn && !p.isTemplate(t.Key) {
-					p.console.follow(p, t.Key, l)
+				if !p.isTemplate(t.Key) {
+					p.seen(ctx, t.Key, &found{host: h, link: l, domain: &domains[i]})
 				}
 				all = append(all, p.instance(t.Key, h, &domains[i]))
 			}
@@ -316,6 +322,7 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 		return providers.Errorf(providers.Transient, "destroy", "remember the end of %s: %w", key, err)
 	}
 	p.release(key)
+	p.templates.forget(key)
 	if f == nil {
 		return providers.Errorf(providers.NotFound, "destroy", "no domain and no volume of %s", key)
 	}

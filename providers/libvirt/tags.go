@@ -28,6 +28,7 @@ type tags struct {
 	Graceful int             `xml:"graceful,attr,omitempty"` // seconds that an ACPI shutdown may take
 	Memory   int64           `xml:"memory,attr,omitempty"`   // bytes
 	Fast     bool            `xml:"restored,attr,omitempty"` // from a template's memory
+	Agent    string          `xml:"agent,attr,omitempty"`    // base64: what a restored guest is told; others have it in their firmware, as visible as here
 }
 
 func (t tags) createdAt() time.Time { return time.Unix(t.Created, 0) }
