@@ -149,11 +149,14 @@ func (pl *planner) strandedRequests() {
 		}
 		address := "builder." + o.Name
 		if pl.action(address) == Remove {
-			pl.warn("A builder with waiting requests is removed", fmt.Sprintf("%s for %s. What waits is kept until a builder of this name is configured again; `rouse cancel` ends it.",
-				verb(n, "request waits", "requests wait"), address), address, nil)
+			what := "What waits is still built, as it was submitted and on the workers that the builder has now; `rouse cancel` ends it."
+			if !pl.keepsWorker(o.Name) {
+				what = fmt.Sprintf("Its workers, %s, are removed, too: what waits is kept until one of them is configured again; `rouse cancel` ends it.", some(o.Workers))
+			}
+			pl.warn("A builder with waiting requests is removed", fmt.Sprintf("%s for %s. %s", verb(n, "request waits", "requests wait"), address, what), address, nil)
 			continue
 		}
-		if !slices.ContainsFunc(o.Workers, func(w string) bool { return pl.newWorkers[w] != nil }) {
+		if !pl.keepsWorker(o.Name) {
 			pl.warn("A builder loses all its workers", fmt.Sprintf("%s for %s, and of its workers, %s, none remains. What waits is for those that it has now.",
 				verb(n, "request waits", "requests wait"), address, some(o.Workers)), address, nil)
 		}

@@ -37,8 +37,10 @@ func (pl *planner) work() {
 		}
 		w := Work{Kind: "request", ID: int64(r.ID), Builder: r.Builder, Worker: r.Worker, Generation: r.Generation}
 		switch builder := pl.action("builder." + r.Builder); {
+		case builder == Remove && !pl.keepsWorker(r.Builder):
+			w.Effect, w.Text = "builder-removed", "waits: its builder is removed, and so are all its workers; one must be configured again, or the request cancelled"
 		case builder == Remove:
-			w.Effect, w.Text = "builder-removed", "waits until its builder is configured again, or it is cancelled"
+			w.Effect, w.Text = "builder-removed", fmt.Sprintf("is built with the definition of generation %d all the same; its builder takes no other", r.Generation)
 		case r.Worker != "" && pl.action("worker."+r.Worker) == Remove:
 			w.Effect, w.Text = "no-worker", fmt.Sprintf("waits: only %s may build it, and that is removed", r.Worker)
 		case pl.redefined[r.Builder]:
@@ -49,6 +51,16 @@ func (pl *planner) work() {
 		pl.p.Work = append(pl.p.Work, w)
 	}
 	slices.SortStableFunc(pl.p.Work, func(a, b Work) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID)) })
+}
+
+// keepsWorker says whether any worker remains that a builder has had: those that wait for a removed builder are built where they would have been.
+func (pl *planner) keepsWorker(builder string) bool {
+	for i := range pl.old.Builders {
+		if b := &pl.old.Builders[i]; b.Name == builder {
+			return slices.ContainsFunc(b.Workers, func(w string) bool { return pl.newWorkers[w] != nil })
+		}
+	}
+	return false
 }
 
 func (pl *planner) action(address string) Action {
