@@ -88,7 +88,7 @@ func (m *master) change(ctx context.Context, t *turn, c change) (out api.Applied
 		return out, nil, err
 	}
 	t.enter("asking")
-	g, err := m.gather(ctx, cfg, c.refresh)
+	g, err := m.gather(ctx, cfg, c.refresh, true)
 	if err != nil {
 		return out, nil, err
 	}
@@ -113,7 +113,7 @@ func (m *master) change(ctx context.Context, t *turn, c change) (out api.Applied
 	if err := m.install(ctx, l, g.fresh); err != nil {
 		return out, p, err
 	}
-	m.leave(ctx, p, g.input.Old, cfg)
+	m.leave(context.WithoutCancel(ctx), p, g.input.Old, cfg) // it is in force, whether or not anybody still waits for the answer
 	m.log.Info("master: the configuration is applied", "generation", out.Generation, "from", c.from, "by", c.by, "apply", t.id, "added", p.Summary.Add,
 		"changed", p.Summary.Change, "replaced", p.Summary.Replace, "removed", p.Summary.Remove)
 	return out, p, nil
@@ -128,9 +128,9 @@ type gathered struct {
 	sn     *core.Snapshot
 }
 
-// gather reads what is live and, with refresh, asks the providers: those that are in use, and those that the new configuration would add or change, which are
-// opened for that.
-func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh bool) (*gathered, error) {
+// gather reads what is live and, with refresh, asks the providers: those that are in use, and those that the new configuration would add or change. With open
+// these are opened, which is needed to ask them, and to install them.
+func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh, open bool) (*gathered, error) {
 	base := m.current.Load()
 	sn, err := m.engine.Snapshot(ctx)
 	if err != nil {
@@ -142,7 +142,9 @@ func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh bool) (*ga
 		return nil, err
 	}
 	var findings []plan.Finding
-	g.fresh, findings, g.broken = m.house.openNew(ctx, cfg, base.cfg)
+	if open {
+		g.fresh, findings, g.broken = m.house.openNew(ctx, cfg, base.cfg)
+	}
 	if refresh {
 		m.mu.Lock()
 		all := make(map[string]engine.Opened, len(m.opened)+len(g.fresh))
@@ -212,7 +214,7 @@ func stale(e *api.Expect, now *plan.Plan) error {
 	if e == nil {
 		return nil
 	}
-	then := plan.Plan{ID: e.Plan, Master: e.Master, Base: e.Base, Refreshed: len(e.Resolved) > 0, Resolved: e.Resolved}
+	then := plan.Plan{ID: e.Plan, Master: e.Master, Base: e.Base, Refreshed: e.Refreshed || len(e.Resolved) > 0, Resolved: e.Resolved}
 	if err := then.Stale(now); err != nil {
 		return &api.Refused{Status: http.StatusConflict, Text: capital(err.Error()) + ". Nothing was changed."}
 	}

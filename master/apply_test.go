@@ -30,6 +30,7 @@ type priced struct {
 	price float64
 	hold  chan struct{} // not nil: List waits for it, or for its deadline
 	open  int
+	most  int // open at once
 	made  int
 }
 
@@ -39,6 +40,7 @@ func (k *priced) Open(ctx context.Context, env providers.Env) (providers.Provide
 	defer k.mu.Unlock()
 	k.open++
 	k.made++
+	k.most = max(k.most, k.open)
 	return &pricedProvider{p, k}, lim, err
 }
 
@@ -234,6 +236,63 @@ func TestWhatIsRefusedChangesNothingAndClosesWhatItOpened(t *testing.T) {
 			t.Errorf("%d providers are open of %d that were opened; want the one in use", k.open, k.made)
 		}
 	})
+}
+
+func TestAPlanWithoutARefreshOpensNoProvider(t *testing.T) {
+	t.Parallel()
+	s, k := newPriced(t)
+	s.write(text("", ""))
+	s.up()
+	p := must[plan.Plan](s, "/plan", api.PlanAsk{Files: files(text("seed = 5", ""))})
+	k.set(func() {
+		if p.Empty() || k.made != 1 {
+			t.Errorf("%d providers were opened for a plan with %+v", k.made-1, p.Summary)
+		}
+	})
+}
+
+func TestAFewPlansAreMadeAtOnceAndTheOthersWait(t *testing.T) {
+	t.Parallel()
+	s, k := newPriced(t)
+	s.write(text("", ""))
+	s.up()
+	hold := make(chan struct{})
+	k.set(func() { k.hold = hold })
+	var all sync.WaitGroup
+	for range 2*maxPlans + 1 {
+		all.Go(func() {
+			c, err := api.NewClient(filepath.Join(s.o.StateDir, SocketName), "", nil)
+			if err == nil {
+				defer c.Close()
+				err = c.Post(t.Context(), "/plan", nil, api.PlanAsk{Files: files(text("seed = 5", "")), Refresh: true}, new(plan.Plan))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	s.until("the first plans ask their provider", func() (ok bool) {
+		k.set(func() { ok = k.made == 1+maxPlans })
+		return ok
+	})
+	close(hold)
+	all.Wait()
+	k.set(func() {
+		if k.open != 1 || k.made != 1+2*maxPlans+1 || k.most != 1+maxPlans {
+			t.Errorf("%d providers are open, %d were opened, at most %d at once", k.open, k.made, k.most)
+		}
+	})
+}
+
+func TestWhatCouldNotBeResolvedWhenAPlanWasMadeMakesItStale(t *testing.T) {
+	t.Parallel()
+	s, _ := newPriced(t)
+	s.write(text("", ""))
+	s.up()
+	in := api.PlanAsk{Files: files(text("", `type = "large"`)), Refresh: true}
+	p := must[plan.Plan](s, "/plan", in)
+	_, err := tell[api.Applied](s, "/apply", api.ApplyAsk{PlanAsk: in, Expect: &api.Expect{Plan: p.ID, Master: p.Master, Base: p.Base, Refreshed: true}})
+	s.refusedWith(err, 409, "image of worker.w was (none)")
 }
 
 func TestAFatalFindingIsAWarningAtAReload(t *testing.T) {

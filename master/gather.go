@@ -226,13 +226,7 @@ func (h *house) openNew(ctx context.Context, cfg *hcl.Config, old *hcl.Config) (
 		if old != nil && h.same(b, old.Providers) {
 			continue
 		}
-		o, err := within(ctx, openTimeout, func(ctx context.Context) (engine.Opened, error) {
-			o, err := h.open(ctx, b)
-			if err == nil && ctx.Err() != nil { // nobody waits for it any more
-				return o, errors.Join(ctx.Err(), o.Provider.Close())
-			}
-			return o, err
-		})
+		o, err := h.openWithin(ctx, b)
 		if err != nil {
 			errs = append(errs, err)
 			findings = append(findings, plan.Finding{Provider: b.Name, Finding: providers.Finding{Fatal: true, Spec: -1, Summary: "The provider cannot be opened", Detail: err.Error()}})
@@ -241,6 +235,17 @@ func (h *house) openNew(ctx context.Context, cfg *hcl.Config, old *hcl.Config) (
 		set[h.handle(b)] = o
 	}
 	return set, findings, errors.Join(errs...)
+}
+
+// openWithin is open with a deadline. What comes after it is closed again.
+func (h *house) openWithin(ctx context.Context, b *hcl.Provider) (engine.Opened, error) {
+	return within(ctx, openTimeout, func(ctx context.Context) (engine.Opened, error) {
+		o, err := h.open(ctx, b)
+		if err == nil && ctx.Err() != nil { // nobody waits for it any more
+			return o, errors.Join(ctx.Err(), o.Provider.Close())
+		}
+		return o, err
+	})
 }
 
 // closeAll closes providers that were opened and are not used.

@@ -84,6 +84,7 @@ type master struct {
 	current atomic.Pointer[applied]
 	turn    atomic.Pointer[turn] // the change that is under way
 	look    chan struct{}        // asks for tend
+	plans   chan struct{}        // one element for each plan that is being made
 	retry   time.Duration        // pause before a provider that could not be opened is tried again
 	secrets secretCache
 
@@ -107,7 +108,7 @@ type applied struct {
 
 // Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).
 func Run(ctx context.Context, o Options) (err error) {
-	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), retry: cmp.Or(o.retry, retryEvery)}
+	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), plans: make(chan struct{}, maxPlans), retry: cmp.Or(o.retry, retryEvery)}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}

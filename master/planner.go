@@ -41,21 +41,31 @@ func (s *survey) fill(in *plan.Input, findings []plan.Finding, before map[string
 // configs is what the API asks of the master about its configuration.
 type configs struct{ m *master }
 
+// maxPlans is how many plans are made at once: each holds a configuration of its own, and asks the providers. Others wait.
+const maxPlans = 3
+
 // Plan says what a configuration would do. It changes nothing, and holds up no apply.
 func (c configs) Plan(ctx context.Context, ask api.PlanAsk) (*plan.Plan, error) {
+	select {
+	case c.m.plans <- struct{}{}:
+		defer func() { <-c.m.plans }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	cfg, err := c.m.given(ask)
 	if err != nil {
 		return nil, refused(err)
 	}
-	g, err := c.m.gather(ctx, cfg, ask.Refresh)
+	g, err := c.m.gather(ctx, cfg, ask.Refresh, ask.Refresh)
 	if err != nil {
 		return nil, err
 	}
-	p := plan.Compute(g.input)
-	if err := closeAll(g.fresh); err != nil {
-		c.m.log.Warn("master: close a provider that was opened for a plan", "err", err)
-	}
-	return p, nil
+	defer func() {
+		if err := closeAll(g.fresh); err != nil {
+			c.m.log.Warn("master: close a provider that was opened for a plan", "err", err)
+		}
+	}()
+	return plan.Compute(g.input), nil
 }
 
 // Apply puts a configuration into force.
@@ -175,7 +185,7 @@ func PlanOffline(ctx context.Context, o Options, cfg *hcl.Config, refresh bool) 
 			for i := range in.Old.Providers {
 				b := &in.Old.Providers[i]
 				if handle := h.handle(b); live[handle] > 0 && opened[handle].Provider == nil {
-					if o, err := h.open(ctx, b); err == nil {
+					if o, err := h.openWithin(ctx, b); err == nil {
 						opened[handle] = o
 					} else {
 						findings = append(findings, plan.Finding{Provider: b.Name, Finding: providers.Finding{Spec: -1, Summary: "Its instances cannot be listed", Detail: err.Error()}})

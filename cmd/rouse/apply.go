@@ -162,7 +162,7 @@ func (s *session) agree(ctx context.Context, p *proposal, f *applyFlags) error {
 	}
 	expect := &api.Expect{Plan: p.plan.ID, Master: p.plan.Master, Base: p.plan.Base}
 	if p.plan.Refreshed && f.refresh {
-		expect.Resolved = p.plan.Resolved
+		expect.Refreshed, expect.Resolved = true, p.plan.Resolved
 	}
 	var out api.Applied
 	if err := s.Post(ctx, p.path, nil, p.ask(expect, api.Order{By: os.Getenv("USER"), Reason: f.reason}), &out); err != nil {

@@ -275,10 +275,11 @@ type Order struct {
 
 // Expect is what must still be so for a plan that was agreed to.
 type Expect struct {
-	Plan     string           `json:"plan" maxLength:"200" doc:"the plan's ID"`
-	Master   string           `json:"master" maxLength:"200" doc:"whose fleet it is"`
-	Base     model.Generation `json:"base_generation" doc:"the generation that it starts from"`
-	Resolved []plan.Resolved  `json:"resolved,omitempty" maxItems:"200000" doc:"what moving parts stood for; compared if the plan is refreshed now"`
+	Plan      string           `json:"plan" maxLength:"200" doc:"the plan's ID"`
+	Master    string           `json:"master" maxLength:"200" doc:"whose fleet it is"`
+	Base      model.Generation `json:"base_generation" doc:"the generation that it starts from"`
+	Refreshed bool             `json:"refreshed,omitempty" doc:"the providers were asked: resolved is all that there was"`
+	Resolved  []plan.Resolved  `json:"resolved,omitempty" maxItems:"200000" doc:"what moving parts stood for; compared if the plan is refreshed now"`
 }
 
 // RollbackAsk asks for the text of an older generation to be put into force again, as a new generation (POST /rollback).
