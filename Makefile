@@ -12,7 +12,7 @@ FUZZTIME ?= 10s
 export CGO_ENABLED ?= $(if $(shell command -v gcc),1,0)
 export GOFLAGS := $(filter-out -tags=%,$(GOFLAGS)) -tags=libvirt_dlopen
 
-.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 packer-validate
+.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 e2e-libvirt bench-libvirt packer-validate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,7 @@ test: peers moto ## all tests, a short simulation and the demo; what CI runs
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
 	$(MAKE) --no-print-directory e2e-ec2
+	OPTIONAL=1 $(MAKE) --no-print-directory e2e-libvirt
 	$(MAKE) --no-print-directory demo
 
 peers: ## install the unmodified Buildbot workers that tests attach
@@ -38,6 +39,12 @@ moto: ## install the EC2 API server that tests run against
 
 e2e-ec2: moto ## rouse on EC2's API under all faults; deeper: make e2e-ec2 BUILDS=2000 KILLS=40 SEED=7
 	.ci/e2e-ec2
+
+e2e-libvirt: ## rouse with real guests, on a libvirtd of its own; more: make e2e-libvirt DEEP=1 PARALLEL=4 ROUSE_FAST=10
+	.ci/e2e-libvirt
+
+bench-libvirt: ## guests cold and from memory, and the provider beside Buildbot's steps (on a quiet machine); lines NAME_seconds=…
+	BENCH=1 RUN='^TestBench$$' .ci/e2e-libvirt
 
 packer-validate: ## Packer reads the image templates; builds and boots nothing
 	@{ command -v packer && command -v ssh-keygen; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends packer openssh-client >/dev/null; }
