@@ -31,6 +31,7 @@ type proc struct {
 type session struct {
 	id    sesID
 	agent *agent
+	met   bool // it was admitted
 	gone  bool // the agent has left, whether the master knows or not
 }
 
@@ -100,6 +101,10 @@ func (w *world) connect(a *agent) {
 		w.reconnect(a, w.between(time.Second, 20*time.Second))
 		return
 	}
+	if c := workerNamed(&w.running, a.worker); a.vm == nil && c != nil && c.Latent() { // it has a password, and the worker has none now
+		w.reconnect(a, w.between(time.Second, 5*time.Minute))
+		return
+	}
 	w.open(a)
 }
 
@@ -135,7 +140,7 @@ func (w *world) detach(s *session) {
 		delete(w.admitted, s.agent.worker)
 	}
 	w.deliver(core.Detached{Worker: s.agent.worker, Session: s.id})
-	if !s.agent.resumable {
+	if !s.agent.resumable && s.met {
 		for _, id := range sortedKeys(w.runners) {
 			if r := w.runners[id]; r.build.Worker == s.agent.worker {
 				w.endRunner(id, w.between(0, time.Second), model.Retry, "connection lost")
@@ -151,6 +156,7 @@ func (w *world) admit(e core.Admit) {
 		return
 	}
 	w.checkAdmit(s)
+	s.met = true
 	w.admitted[e.Worker] = s
 	a := s.agent
 	w.inMaster(0, "resume commands of "+a.worker, func() { w.resumeProcs(a) })

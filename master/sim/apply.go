@@ -24,7 +24,7 @@ func (a aligned) Next(after time.Time) time.Time {
 }
 
 const (
-	latents   = 6 // names of workers: w0, w1, … make instances, s0, s1 are started by somebody else
+	latents   = 6 // names of workers: w0, w1, … make instances, s0, s1 are started by somebody else, or make instances for a while
 	standards = 2
 )
 
@@ -141,7 +141,7 @@ func (w *world) drawWorker(c *core.Config, name string) core.Worker {
 	waits := []time.Duration{0, 0, time.Minute, 10 * time.Minute, -1}
 	idles := []string{"", core.IdleTerminate, core.IdleStop}
 	k := core.Worker{Name: name, MaxBuilds: w.rng.IntN(3), MissingTimeout: w.between(2*time.Minute, 20*time.Minute), Locks: w.drawAccess(c)}
-	if name[0] == 'w' && len(c.Providers) > 0 {
+	if (name[0] == 'w' || w.chance(0.3)) && len(c.Providers) > 0 {
 		k.Provider, k.Spec, k.Price, k.StoppedPrice = c.Providers[w.rng.IntN(len(c.Providers))].Name, "1", 1, 0.1
 		k.BuildWaitTimeout, k.Idle = waits[w.rng.IntN(len(waits))], idles[w.rng.IntN(len(idles))]
 	}
@@ -149,7 +149,7 @@ func (w *world) drawWorker(c *core.Config, name string) core.Worker {
 }
 
 func (w *world) drawProvider(name string) core.Provider {
-	return core.Provider{Name: name, Settle: settle, CheckInterval: 20 * time.Second, DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: 3 * time.Minute}
+	return core.Provider{Name: name, Settle: settle, CheckInterval: 20 * time.Second, DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: sweepGrace}
 }
 
 func (w *world) drawAccess(c *core.Config) (out []core.Access) {
@@ -221,7 +221,7 @@ func (w *world) mend(c *core.Config) {
 	}
 	for i := range c.Workers {
 		k := &c.Workers[i]
-		if k.Name[0] == 'w' && !slices.ContainsFunc(c.Providers, func(p core.Provider) bool { return p.Name == k.Provider }) {
+		if (k.Name[0] == 'w' || k.Latent()) && !slices.ContainsFunc(c.Providers, func(p core.Provider) bool { return p.Name == k.Provider }) {
 			k.Provider, k.Spec = c.Providers[w.rng.IntN(len(c.Providers))].Name, k.Spec+"1"
 		}
 		k.Locks = slices.DeleteFunc(slices.Clone(k.Locks), known)

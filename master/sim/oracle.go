@@ -35,6 +35,8 @@ func (w *world) commit(b core.Batch) {
 	for _, r := range b.Delta.Builds {
 		if old, ok := d.builds[r.ID]; ok && old.Phase == model.BuildDone {
 			w.fail("a build ends once", "build %d was %s and is written again", r.ID, old.Result)
+		} else if !ok {
+			w.checkLeaving(r)
 		}
 		r.Requests = append([]reqID(nil), r.Requests...)
 		d.builds[r.ID] = r
@@ -168,6 +170,9 @@ func (w *world) checkDestroy(e core.DestroyInstance) {
 
 // checkDoom: an instance whose agent is there and whose builds run is doomed by order only.
 func (w *world) checkDoom(in core.Instance) {
+	if in.Reason == leaveReason && !w.asked[in.Key] {
+		w.fail("an order ends what it names", "%s leaves, and nobody asked for that", in.Key)
+	}
 	s := w.admitted[in.Worker]
 	if s == nil || s.gone || s.agent.vm == nil || s.agent.vm.key != in.Key || w.ordered[in.Key] {
 		return
@@ -259,6 +264,9 @@ func (w *world) checkCalm() {
 		}
 	}
 	for _, v := range w.sortedVMs() {
+		if v.worker == "lost" && !w.sweeps(v.provider) {
+			continue
+		}
 		if in, known := w.disk.instances[v.key]; v.goneAt.IsZero() && (!known || !in.GoneAt.IsZero()) {
 			w.fail("I1 no instance outlives its record", "%s (%s)", v.key, w.explained[v.key])
 		}
@@ -270,7 +278,7 @@ func (w *world) checkCalm() {
 
 func (w *world) checkEnd() {
 	for _, v := range w.sortedVMs() {
-		if v.goneAt.IsZero() {
+		if v.goneAt.IsZero() && (v.worker != "lost" || w.sweeps(v.provider)) {
 			w.fail("nothing lives after a drain", "%s", v.key)
 		}
 	}

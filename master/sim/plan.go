@@ -11,6 +11,9 @@ import (
 // settle is how late a create may take effect. The world keeps this promise: a provider that breaks it is a fault that needs the orphan sweep.
 const settle = 30 * time.Second
 
+// sweepGrace is how old an instance must be that no record knows, before anything is done about it.
+const sweepGrace = 3 * time.Minute
+
 // The kinds of fault, and how often each may happen at most.
 var faultKinds = []struct {
 	name string
@@ -40,7 +43,7 @@ func (w *world) plan() {
 	w.cfg = core.Config{Generation: 1}
 	for i := range 1 + w.rng.IntN(2) {
 		w.cfg.Providers = append(w.cfg.Providers, core.Provider{Name: fmt.Sprintf("p%d", i), Settle: settle, CheckInterval: 20 * time.Second,
-			DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: 3 * time.Minute})
+			DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: sweepGrace})
 	}
 	if w.chance(0.5) {
 		w.cfg.Schedulers = []core.Scheduler{{Name: "clock", Calendar: schedule.Every(w.between(10*time.Minute, 2*time.Hour))}}

@@ -39,6 +39,8 @@ type Result struct {
 	Crashes   int
 	Applies   int            // configurations that were in force
 	Wakes     int            // of instances that were switched off
+	Leaves    int            // instances that were let end
+	Reaps     int            // orders to end what no record knew
 	Faults    map[string]int // by kind
 }
 
@@ -89,7 +91,7 @@ func RunTwice(o Options) (Result, error) {
 
 func (w *world) result() Result {
 	return Result{Seed: w.seed, Hash: w.hash.Sum64(), Steps: w.steps, Requests: int(w.nextReq), Builds: len(w.disk.builds),
-		Instances: w.made, Crashes: w.crashes, Applies: len(w.history), Wakes: w.wakes, Faults: w.faults}
+		Instances: w.made, Crashes: w.crashes, Applies: len(w.history), Wakes: w.wakes, Leaves: w.leaves, Reaps: w.reaps, Faults: w.faults}
 }
 
 // trace writes one line into the hash, and to a person if one watches.
@@ -128,7 +130,7 @@ func newWorld(o Options) *world {
 	w := &world{
 		seed: o.Seed, rng: rand.New(rand.NewPCG(o.Seed, 0x726f757365)), now: epoch, out: o.Trace, hash: fnv.New64a(), line: &strings.Builder{},
 		hours: o.Hours, quiet: o.Calm, calm: o.Calm, faults: map[string]int{}, rates: map[string]float64{}, agents: map[string][]*agent{}, vms: map[key]*vm{},
-		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, slept: map[key]time.Duration{}, offSince: map[key]time.Time{}, ordered: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
+		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, slept: map[key]time.Duration{}, offSince: map[key]time.Time{}, ordered: map[key]bool{}, asked: map[key]bool{}, leaving: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
 		applies: o.Applies, queued: map[reqID]model.Generation{}, refusable: map[reqID]bool{},
 	}
 	w.plan()

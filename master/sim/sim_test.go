@@ -45,7 +45,8 @@ func TestSeeds(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d steps, %d requests, %d builds, %d instances, %d wakes, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Wakes, total.Crashes, total.Faults)
+	t.Logf("%d steps, %d requests, %d builds, %d instances, %d wakes, %d leaves, %d reaps, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Wakes, total.Leaves, total.Reaps,
+		total.Crashes, total.Faults)
 	if *seeds < 200 || t.Failed() {
 		return
 	}
@@ -54,8 +55,8 @@ func TestSeeds(t *testing.T) {
 			t.Errorf("fault %s never happened: the plan does not reach it", k.name)
 		}
 	}
-	if total.Wakes < *seeds {
-		t.Errorf("only %d wakes in %d seeds", total.Wakes, *seeds)
+	if total.Wakes < *seeds || total.Leaves < *seeds || total.Reaps < *seeds/20 {
+		t.Errorf("only %d wakes, %d leaves, %d reaps in %d seeds", total.Wakes, total.Leaves, total.Reaps, *seeds)
 	}
 	if total.Builds < 10**seeds {
 		t.Errorf("only %d builds in %d seeds: the days are too empty to show anything", total.Builds, *seeds)
@@ -69,6 +70,9 @@ func (r *Result) add(o Result) {
 	r.Instances += o.Instances
 	r.Crashes += o.Crashes
 	r.Wakes += o.Wakes
+	r.Leaves += o.Leaves
+	r.Reaps += o.Reaps
+	r.Applies += o.Applies
 	for k, n := range o.Faults {
 		r.Faults[k] += n
 	}
@@ -78,22 +82,22 @@ func (r *Result) add(o Result) {
 // does not change is left alone, and in the end it is as if the last configuration had been the only one.
 func TestSeedsOfApplies(t *testing.T) {
 	t.Parallel()
-	var total Result
-	applies := 0
+	total := Result{Faults: map[string]int{}}
 	for seed := *first; seed < *first+uint64((*seeds+3)/4) && !t.Failed(); seed++ {
 		o := Options{Seed: seed, Applies: true}
 		if *trace && seed == *first {
 			o.Trace = os.Stderr
 		}
 		r, err := RunTwice(o)
-		total.Steps, total.Requests, total.Builds, total.Crashes = total.Steps+r.Steps, total.Requests+r.Requests, total.Builds+r.Builds, total.Crashes+r.Crashes
-		applies += r.Applies
+		total.add(r)
 		if err != nil {
 			t.Errorf("%v\n  to see it: go test ./master/sim -run TestSeedsOfApplies -args -first %d -seeds 1 -trace", err, seed)
 		}
 	}
-	t.Logf("%d configurations, %d steps, %d requests, %d builds, %d crashes", applies, total.Steps, total.Requests, total.Builds, total.Crashes)
-	if n := (*seeds + 3) / 4; *seeds >= 200 && !t.Failed() && (applies < 8*n || total.Builds < 10*n) {
-		t.Errorf("only %d configurations and %d builds in %d seeds: the days are too empty to show anything", applies, total.Builds, n)
+	t.Logf("%d configurations, %d steps, %d requests, %d builds, %d wakes, %d leaves, %d reaps, %d crashes", total.Applies, total.Steps, total.Requests, total.Builds, total.Wakes,
+		total.Leaves, total.Reaps, total.Crashes)
+	if n := (*seeds + 3) / 4; *seeds >= 200 && !t.Failed() && (total.Applies < 8*n || total.Builds < 10*n || total.Wakes < n || total.Leaves < n || total.Reaps == 0) {
+		t.Errorf("only %d configurations, %d builds, %d wakes, %d leaves and %d reaps in %d seeds: the days are too empty to show anything", total.Applies, total.Builds,
+			total.Wakes, total.Leaves, total.Reaps, n)
 	}
 }

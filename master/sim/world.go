@@ -74,6 +74,12 @@ type world struct {
 	slept     map[key]time.Duration // how long an instance was off, before the last time
 	offSince  map[key]time.Time     // since when it was off, the last time
 	wakes     int
+	asked     map[key]bool // to leave, ever
+	leaving   map[key]bool // the master of now was asked for it
+	reaping   key          // that somebody orders the end of
+	leaves    int
+	reaps     int
+	lost      int            // machines of lost states
 	explained map[key]string // a fault broke the provider's promise for this instance: the sweep may have to act
 
 	out  io.Writer
@@ -174,6 +180,7 @@ func (w *world) run() {
 		}
 	}
 	w.people()
+	w.operators()
 	w.runUntil(epoch.Add(time.Duration(w.hours) * time.Hour))
 
 	// The calm: faults stop, people go home, everything must come to its end by itself.
@@ -223,6 +230,7 @@ func (w *world) crash() {
 	w.epoch++
 	w.runners, w.creating = map[buildID]*runner{}, map[opID]key{}
 	w.admitted = map[string]*session{}
+	clear(w.leaving)
 	for _, id := range sortedKeys(w.sessions) {
 		s := w.sessions[id]
 		delete(w.sessions, id)
@@ -258,6 +266,7 @@ func (w *world) deliver(ev core.Event) bool {
 	if err := w.core.Check(); err != nil {
 		w.fail("invariant", "after %T: %v", ev, err)
 	}
+	w.checkLeft()
 	if w.fault("crash-before-effects") {
 		w.crash()
 		return true
@@ -292,14 +301,22 @@ func (w *world) effect(e core.Effect) {
 		w.creating[e.Op] = e.Key
 		w.inMaster(soon, "create "+string(e.Key), func() { w.create(e) })
 	case core.DestroyInstance:
-		w.checkDestroy(e)
+		w.checkWhere(e.Key, e.Provider)
+		if w.reaping != "" {
+			w.checkReap(e)
+		} else {
+			w.checkDestroy(e)
+		}
 		w.inMaster(soon, "destroy "+string(e.Key), func() { w.destroy(e) })
 	case core.CheckInstance:
+		w.checkWhere(e.Key, e.Provider)
 		w.inMaster(soon, "check "+string(e.Key), func() { w.check(e) })
 	case core.StopInstance:
+		w.checkWhere(e.Key, e.Provider)
 		w.checkStop(e)
 		w.inMaster(soon, "stop "+string(e.Key), func() { w.stop(e) })
 	case core.StartInstance:
+		w.checkWhere(e.Key, e.Provider)
 		w.checkStart(e)
 		w.inMaster(soon, "start "+string(e.Key), func() { w.startVM(e) })
 	case core.ListInstances:
