@@ -28,6 +28,7 @@ test: peers moto ## all tests, a short simulation and the demo; what CI runs
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
 	$(MAKE) --no-print-directory e2e-ec2
+	OPTIONAL=1 $(MAKE) --no-print-directory images-test
 	OPTIONAL=1 $(MAKE) --no-print-directory e2e-libvirt
 	$(MAKE) --no-print-directory demo
 
@@ -49,6 +50,12 @@ bench-libvirt: ## guests cold and from memory, and the provider beside Buildbot'
 packer-validate: ## Packer reads the image templates; builds and boots nothing
 	@{ command -v packer && command -v ssh-keygen; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends packer openssh-client >/dev/null; }
 	images/packer/build validate
+
+packer-build: ## Packer makes its image for QEMU, from a Debian base that is made here: minutes
+	images/packer/build local
+
+images-test: packer-validate ## images are reproducible, boot and attach, broken ones are found; DEEP=1 makes and boots all of them, which takes ten minutes
+	GO=$(GO) .ci/images-test
 
 race: peers moto ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 ROUSE_PEERS=require $(GO) test -race -timeout 40m ./...
