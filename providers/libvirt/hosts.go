@@ -34,11 +34,11 @@ type host struct {
 	lostAt  time.Time // zero if the last connection has not broken
 }
 
-// isLost says whether there was a connection that has broken.
+// isLost says whether there should be a connection, and is none: it has broken, or could not be made.
 func (h *host) isLost() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.lostAt.IsZero() && !h.closed
+	return (!h.lostAt.IsZero() || h.err != nil) && h.current == nil && !h.closed
 }
 
 // link returns the connection, and dials if there is none. While a host is down, calls fail at once with the last reason.

@@ -129,6 +129,9 @@ func TestAGuestPowersOff(t *testing.T) {
 	w.up()
 	id := w.force("pressed")
 	w.virsh("shutdown", domainOf(w.running(id, "pressed")))
+	began := time.Now()
+	w.until("it is noticed", func() bool { return !w.builds(id)[0].FinishedAt.IsZero() })
+	t.Logf("noticed after %s", time.Since(began).Round(10*time.Millisecond))
 	if r := w.succeeds(id); r.Attempts != 2 {
 		t.Errorf("%d attempts", r.Attempts)
 	}

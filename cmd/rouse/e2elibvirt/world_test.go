@@ -42,7 +42,6 @@ var (
 	programs string
 	cmdline  string
 	port     atomic.Int64
-	broken   atomic.Int64 // tests that left something
 )
 
 func TestMain(m *testing.M) {
@@ -160,15 +159,14 @@ func command(name string, args ...string) (string, error) {
 // world is one state directory with its configuration, and the masters that live on it, one after the other.
 type world struct {
 	*testing.T
-	dir   string
-	port  int64
-	cmd   *exec.Cmd
-	dead  chan struct{}
-	c     *api.Client
-	mine  []string // its workers' names begin so
-	mu    sync.Mutex
-	log   bytes.Buffer
-	began map[string]time.Time
+	dir  string
+	port int64
+	cmd  *exec.Cmd
+	dead chan struct{}
+	c    *api.Client
+	mine []string // its workers' names begin so
+	mu   sync.Mutex
+	log  bytes.Buffer
 }
 
 func newWorld(t *testing.T, workers ...string) *world {
@@ -348,9 +346,12 @@ func (w *world) succeeds(id model.RequestID) api.Request {
 	return r
 }
 
-// cancel ends a request that would wait for ever.
+// cancel ends a request that would be tried for ever, if it has not ended.
 func (w *world) cancel(id model.RequestID) {
 	w.Helper()
+	if !w.request(id).FinishedAt.IsZero() {
+		return
+	}
 	if err := w.c.Delete(w.Context(), fmt.Sprintf("/requests/%d", id), nil, &api.Done{}); err != nil {
 		w.Fatal(err)
 	}
@@ -432,21 +433,6 @@ func (w *world) workerSays(name string) string {
 		}
 	}
 	return ""
-}
-
-// complains waits until a worker's last failure says all of these texts, and returns it.
-func (w *world) complains(worker string, texts ...string) (said string) {
-	w.Helper()
-	defer func() {
-		if w.Failed() {
-			w.Logf("worker %s says %q, want %q", worker, said, texts)
-		}
-	}()
-	w.until("worker "+worker+" says why", func() bool {
-		said = w.workerSays(worker)
-		return !slices.ContainsFunc(texts, func(s string) bool { return !strings.Contains(said, s) })
-	})
-	return said
 }
 
 // virsh runs a command that must succeed.
