@@ -99,11 +99,14 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 	m, err := p.materials(ctx, l, h, "", s)
 	if err != nil {
 		var e *providers.Error
-		text := err.Error()
+		text, attr := err.Error(), attrFor(s)
 		if errors.As(err, &e) {
 			text = e.Err.Error()
 		}
-		add(providers.ClassOf(err) == providers.BadConfig, i, attrFor(s), "This instance can not be made on host "+h.Name, "%s.", strings.TrimSuffix(text, "."))
+		if a := (*attrError)(nil); errors.As(err, &a) {
+			attr = a.attr
+		}
+		add(providers.ClassOf(err) == providers.BadConfig, i, attr, "This instance can not be made on host "+h.Name, "%s.", strings.TrimSuffix(text, "."))
 		return
 	}
 	limit := h.Memory

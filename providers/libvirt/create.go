@@ -62,9 +62,16 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 	if err != nil {
 		return in, err
 	}
+	first := rec.Host == ""
 	defer func() {
-		if err != nil {
-			p.release(req.Key)
+		if err == nil || providers.ClassOf(err) == providers.Unknown {
+			return
+		}
+		p.release(req.Key)
+		if first { // nothing is there, and nobody will call for its end
+			if dropErr := p.records.drop(req.Key); dropErr != nil {
+				p.log.Warn("libvirt: forget a create that came to nothing", "instance", req.Key, "err", dropErr)
+			}
 		}
 	}()
 	l, err := h.link(ctx)
@@ -244,9 +251,9 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		return nil, bad("the base image %s of host %s is of format %s; a clone needs qcow2 or raw", m.base.Path, h.Name, m.base.Format)
 	}
 	for _, f := range []struct {
-		name string
-		to   *string
-	}{{spec.Kernel, &m.kernel}, {spec.Initrd, &m.initrd}} {
+		attr, name string
+		to         *string
+	}{{"kernel", spec.Kernel, &m.kernel}, {"initrd", spec.Initrd, &m.initrd}} {
 		if f.name == "" {
 			continue
 		}
@@ -254,7 +261,7 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		if !path.IsAbs(f.name) {
 			v, err := lookUp(ctx, l, h, p.cfg.Pool, f.name, "")
 			if err != nil {
-				return nil, err
+				return nil, &attrError{f.attr, err}
 			}
 			*f.to = v.Path
 		}
@@ -264,6 +271,15 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 	}
 	return m, nil
 }
+
+// attrError is about one attribute of the instance block.
+type attrError struct {
+	attr string
+	err  error
+}
+
+func (e *attrError) Error() string { return e.err.Error() }
+func (e *attrError) Unwrap() error { return e.err }
 
 // template is the name of the predefined domain that guests are made from, or "".
 func (s Spec) template(worker string) string {

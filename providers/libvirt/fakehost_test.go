@@ -21,13 +21,15 @@ type fakeHost struct {
 	content map[string][]byte            // of volumes, by path
 	nets    map[string]network
 	watch   []func(event)
-	down    error            // dials fail so
-	fail    map[string]error // calls fail so, by name, before anything is done
-	lose    map[string]bool  // calls are done, and their answer is lost
+	down    error                                            // dials fail so
+	fail    map[string]error                                 // calls fail so, by name, before anything is done
+	lose    map[string]bool                                  // calls are done, and their answer is lost
+	hook    func(call string, n int) (fail error, lose bool) // the same for the n-th call of a name, n from 1; may be nil
 	node    node
 	calls   map[string]int
 	sent    map[string][]byte // by domain
 	links   []*fakeLink
+	poolIs  *pool // what Pool answers; nil: all is well
 }
 
 type fakeDomain struct {
@@ -113,12 +115,16 @@ func (l *fakeLink) enter(ctx context.Context, call string) (leave func(err *erro
 	}
 	l.h.mu.Lock()
 	l.h.calls[call]++
-	if err := l.h.fail[call]; err != nil {
+	fail, lose := l.h.fail[call], l.h.lose[call]
+	if l.h.hook != nil && fail == nil {
+		fail, lose = l.h.hook(call, l.h.calls[call])
+	}
+	if fail != nil {
 		l.h.mu.Unlock()
-		return nil, err
+		return nil, fail
 	}
 	return func(err *error) {
-		if *err == nil && l.h.lose[call] {
+		if *err == nil && lose {
 			*err = &linkError{disconnected, "the answer was lost"}
 		}
 		l.h.mu.Unlock()
@@ -178,6 +184,9 @@ func (l *fakeLink) Start(ctx context.Context, xml string) (err error) {
 		return &linkError{exists, "domain " + x.Name + " exists"}
 	}
 	for _, d := range x.Devices.Disks {
+		if d.Device == "cdrom" || d.Source != nil && d.Source.File != nil && strings.HasPrefix(d.Source.File.File, "/srv/") {
+			continue // an empty drive, and what is on the host besides its pools
+		}
 		if d.Source == nil || d.Source.File == nil || !l.h.has(d.Source.File.File) {
 			return &linkError{failed, "cannot access storage file"}
 		}
@@ -302,6 +311,9 @@ func (l *fakeLink) Pool(ctx context.Context, name string) (p pool, err error) {
 	defer leave(&err)
 	if _, ok := l.h.pools[name]; !ok {
 		return p, &linkError{noPool, "no pool " + name}
+	}
+	if l.h.poolIs != nil {
+		return *l.h.poolIs, nil
 	}
 	return pool{Name: name, Active: true, Path: "/pool"}, nil
 }
@@ -440,3 +452,22 @@ func (l *fakeLink) Download(_ context.Context, pool, name string, w io.Writer) e
 }
 
 var _ link = (*fakeLink)(nil)
+
+// count is how many machines run.
+func (h *fakeHost) count() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range h.domains {
+		if d.Power == powerOn {
+			n++
+		}
+	}
+	return n
+}
+
+// called is how often a call was made.
+func (h *fakeHost) called(name string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.calls[name]
+}

@@ -315,8 +315,10 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 	if err != nil {
 		return err
 	}
-	if f != nil && f.foreign {
-		return providers.Errorf(providers.NotFound, "destroy", "the domain %s is not ours", domainName(key))
+	if f != nil && f.foreign { // it is left alone; volumes of ours may be there beside it
+		if f.domain = nil; len(f.volumes) == 0 {
+			return providers.Errorf(providers.NotFound, "destroy", "the domain %s is not ours", domainName(key))
+		}
 	}
 	if err := p.records.end(key); err != nil { // before anything is done: no create may follow
 		return providers.Errorf(providers.Transient, "destroy", "remember the end of %s: %w", key, err)

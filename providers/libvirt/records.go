@@ -124,6 +124,17 @@ func (r *records) save(k providers.Key, rec record) error {
 	return nil
 }
 
+// drop forgets a record, of a create that has certainly come to nothing.
+func (r *records) drop(k providers.Key) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := os.Remove(r.file(k)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	delete(r.all, k)
+	return nil
+}
+
 // end remembers that the end of a key was asked for; the first time counts.
 func (r *records) end(k providers.Key) error {
 	rec, err := r.reload(k)
