@@ -39,7 +39,7 @@ func (s *session) drain(ctx context.Context, out api.Applied) error {
 			}
 			if left == 0 {
 				return s.event("done", map[string]any{"generation": st.Generation, "seconds": time.Since(began).Seconds()}, func() error {
-					_, err := fmt.Fprintf(s.stdout, "Nothing of an older configuration is left (%s).\n", human(time.Since(began).Seconds()))
+					_, err := fmt.Fprintf(s.stdout, "No machine of an older configuration is left (%s).\n", human(time.Since(began).Seconds()))
 					return err
 				})
 			}
