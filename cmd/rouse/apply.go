@@ -29,7 +29,7 @@ type applyFlags struct {
 func (f *applyFlags) register(c *cobra.Command) {
 	f.client.register(c)
 	c.Flags().BoolVar(&f.approve, "auto-approve", false, "do not ask")
-	c.Flags().BoolVar(&f.wait, "wait", false, "wait until everything of the old configuration has ended, and show what is left")
+	c.Flags().BoolVar(&f.wait, "wait", false, "wait until the machines of the old configuration have ended, and show what is left")
 	c.Flags().BoolVar(&f.refresh, "refresh", true, "ask the providers what they hold; -refresh=false goes by the master's records, and skips the preflight")
 	c.Flags().StringVar(&f.reason, "reason", "", "why, for people (`text`)")
 }
@@ -223,7 +223,10 @@ func (s *session) approve(ctx context.Context) error {
 	fmt.Fprintf(s.stdout, "\n%s\n  Only 'yes' will be accepted to approve.\n\n  %s ", s.paint(s.stdout, "1", "Do you want to do this?"), s.paint(s.stdout, "1", "Enter a value:"))
 	answer := make(chan string, 1)
 	go func() { // may wait for ever for a line that does not come
-		line, _ := bufio.NewReader(s.stdin).ReadString('\n')
+		line, err := bufio.NewReader(s.stdin).ReadString('\n')
+		if err != nil { // Ctrl-D leaves the cursor behind the question
+			fmt.Fprintln(s.stdout)
+		}
 		answer <- line
 	}()
 	select {
