@@ -203,7 +203,7 @@ func (s *Server) getGeneration(ctx context.Context, in *struct {
 	defer cancel()
 	snap, err := s.o.Records.Config(ctx, in.Number)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, problem(http.StatusNotFound, "There is no generation %d. GET %s/generations lists them.", in.Number, Prefix)
+		return nil, problem(http.StatusNotFound, "There is no generation %d. `rouse generations` lists them.", in.Number)
 	}
 	if err != nil {
 		return nil, s.failed(err, "the generation")
