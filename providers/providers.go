@@ -53,7 +53,7 @@ type CreateRequest struct {
 	Key    Key
 	Owner  Owner
 	Worker string
-	Spec   any // what the Kind's DecodeInstance returned for this worker
+	Spec   any    // what the Kind's DecodeInstance returned for this worker
 	Place  string // the room that was chosen for it (see Roomer); "": the provider chooses
 	Agent  Agent
 }
@@ -88,6 +88,10 @@ type Instance struct {
 	CreatedAt time.Time
 	Facts     map[string]string // what it really is, as far as the provider knows: "image", "type", "market" ("on-demand", "spot"), "zone", "address"; may be nil
 	Place     string            // the room that it is in (see Roomer); "" if there are none
+
+	// Interrupted goes with Failed: the provider has taken the instance back, such as a machine that was lent for a lower price. Its builds are not
+	// charged for that, and the worker does not back off.
+	Interrupted bool
 }
 
 // Provider makes and unmakes instances. All methods are safe for concurrent use, return soon after ctx ends, and classify

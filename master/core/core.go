@@ -256,6 +256,9 @@ type OpResult struct {
 	Detail     string            // the error or the provider's detail, for people
 	Facts      map[string]string // what the instance is, as the provider says; bounded, and not changed after it was handed over
 	Place      string            // the room that it is in, as the provider says; "" if it says nothing
+
+	// Interrupted: it has failed because its provider has taken it back. That is nobody's failure.
+	Interrupted bool
 }
 
 // OpClass is the class of a provider's answer. It mirrors providers.Class, with OK in front.

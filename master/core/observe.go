@@ -44,7 +44,7 @@ func (s *State) hurry(w *worker) {
 
 // looked takes in what a look has shown that was asked for because something had changed: unlike any other, it counts more than a connection that seems
 // alive, if that was there before it was asked for.
-func (s *State) looked(w *worker, in *latent.Instance, asked time.Time, r OpResult) {
+func (s *State) looked(w *worker, in *latent.Instance, ref opRef, r OpResult) {
 	again := func(pause time.Duration) {
 		w.facts.Look, w.facts.LookAfter = true, s.now.Add(pause)
 	}
@@ -52,9 +52,9 @@ func (s *State) looked(w *worker, in *latent.Instance, asked time.Time, r OpResu
 	case in.Doomed:
 	case r.Class != OpOK && r.Class != OpNotFound:
 		again(max(s.checkInterval(w), lookAgain))
-	case w.facts.Session == 0 || !w.attachedAt.Before(asked):
+	case w.facts.Session == 0 || !w.attachedAt.Before(ref.at):
 	case r.Class == OpNotFound:
-		if in.Proven(asked, s.policyOf(w)) {
+		if in.Proven(ref.at, ref.seen, s.policyOf(w)) {
 			s.doom(w, "the instance is not there any more, says its provider, although its agent seemed to be", failVanished)
 		}
 	case r.State == SightStopping:

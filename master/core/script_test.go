@@ -331,7 +331,8 @@ func (s *script) answer(verb string, p []string) {
 	}
 	if len(p) > 2 && verb == "ok" {
 		r.State = map[string]core.SightState{"pending": core.SightPending, "running": core.SightRunning, "stopping": core.SightStopping, "failed": core.SightFailed,
-			"stopped": core.SightStopped}[p[2]]
+			"stopped": core.SightStopped, "interrupted": core.SightFailed}[p[2]]
+		r.Interrupted = p[2] == "interrupted"
 	}
 	switch verb {
 	case "lost":

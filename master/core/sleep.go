@@ -102,7 +102,7 @@ func (s *State) sightedPower(w *worker, in *latent.Instance, r OpResult) {
 		if in.Power == latent.Waking || in.Power == latent.On {
 			class = failEnded
 		}
-		s.doom(w, "the instance ended by itself: "+r.Detail, class)
+		s.ended(w, r, class)
 	case SightPending, SightStopping: // on its way: look again
 		if in.Power != latent.Stopped {
 			w.facts.Certain = false

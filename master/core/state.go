@@ -15,6 +15,7 @@ import (
 // Rules that are not configurable.
 const (
 	ResumeGrace  = 2 * time.Minute  // how long a lost agent may take to come back before its builds are given up
+	RestartGrace = time.Minute      // of that, what is left at least when a master has started: agents ask for it every 10 s
 	FirstBackoff = 10 * time.Second // pause of a worker after its first failed substantiation; doubles (Buildbot's quarantine)
 	MaxBackoff   = time.Hour
 
@@ -168,6 +169,7 @@ type opRef struct {
 	provider *provider
 	key      model.InstanceKey
 	at       time.Time // when it was asked for
+	seen     bool      // the instance had been seen then
 	looked   bool      // a check because something has changed
 }
 

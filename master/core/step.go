@@ -37,9 +37,10 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 		s.event = "EndAsked"
 		if w := s.workers[ev.Worker]; w != nil && w.facts.Instance != nil && !w.facts.Instance.Doomed {
 			if ev.Interrupted != "" {
-				s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: w.facts.Instance.Key, From: ev.Interrupted, To: "interrupted", Cause: ev.Reason})
+				s.interrupted(w, ev.Interrupted, ev.Reason)
+			} else {
+				s.doom(w, ev.Reason, "")
 			}
-			s.doom(w, ev.Reason, "")
 		}
 	case SweepAsked:
 		s.event = "SweepAsked"
@@ -262,7 +263,7 @@ func (s *State) restarted() {
 				in.UnresolvedAt = s.now // the dead master's call may still be on its way
 			}
 			if !in.AttachedAt.IsZero() {
-				in.LostAt = s.now
+				in.LostAt = s.lostSince(in.LostAt)
 			}
 			if !in.Doomed && in.Power.Off() {
 				s.stoppedUnder(w)
@@ -277,6 +278,19 @@ func (s *State) restarted() {
 		s.freed(w)
 	}
 	s.entry(Entry{Kind: "master", To: "restarted"})
+}
+
+// lostSince is when a new master says that an agent was lost: now, if it was there when the old master ended. One that had been lost before
+// does not get all its time again, or it would hold its builds for as long as masters are restarted; but it gets enough of it to find the new master.
+func (s *State) lostSince(lost time.Time) time.Time {
+	least := s.now.Add(RestartGrace - ResumeGrace)
+	switch {
+	case lost.IsZero() || lost.After(s.now):
+		return s.now
+	case lost.Before(least):
+		return least
+	}
+	return lost
 }
 
 // past is a stored time, but not later than now: between two masters the clock may have been set back, and deadlines that count from a time

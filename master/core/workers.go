@@ -142,7 +142,7 @@ func (s *State) create(w *worker) {
 
 func (s *State) call(w *worker, kind latent.OpKind, what string) {
 	in := w.facts.Instance
-	ref := opRef{kind: kind, worker: w, key: in.Key}
+	ref := opRef{kind: kind, worker: w, key: in.Key, seen: !in.BootedAt.IsZero()}
 	if kind == latent.Check {
 		ref.looked = w.facts.Look
 		w.facts.Look, w.facts.LookAfter = false, s.now.Add(lookPause)
@@ -193,11 +193,11 @@ func (s *State) opDone(ev OpDone) {
 		s.created(w, in, ev.Result)
 	case latent.Check:
 		if ref.looked {
-			s.looked(w, in, ref.at, ev.Result)
+			s.looked(w, in, ref, ev.Result)
 		}
-		s.checked(w, in, ref.at, ev.Result)
+		s.checked(w, in, ref, ev.Result)
 	case latent.Destroy:
-		s.destroyed(w, in, ref.at, ev.Result)
+		s.destroyed(w, in, ref, ev.Result)
 		return
 	case latent.Stop, latent.Start:
 		s.powered(w, ref.kind, ev.Result)
@@ -260,12 +260,12 @@ func (s *State) sighted(w *worker, in *latent.Instance, r OpResult) {
 			in.BootedAt = s.now
 		}
 		if !in.Doomed && w.facts.Session == 0 {
-			s.doom(w, "the instance ended by itself: "+r.Detail, failEnded)
+			s.ended(w, r, failEnded)
 		}
 	}
 }
 
-func (s *State) checked(w *worker, in *latent.Instance, asked time.Time, r OpResult) {
+func (s *State) checked(w *worker, in *latent.Instance, ref opRef, r OpResult) {
 	w.facts.NotBefore = s.now.Add(s.checkInterval(w))
 	switch r.Class {
 	case OpOK:
@@ -275,7 +275,7 @@ func (s *State) checked(w *worker, in *latent.Instance, asked time.Time, r OpRes
 		w.facts.Missed = true
 		switch p := s.policyOf(w); {
 		case w.facts.Session != 0: // its agent speaks to us: the provider is wrong
-		case in.Resolved && in.Proven(asked, p):
+		case in.Resolved && in.Proven(ref.at, ref.seen, p):
 			const why = "the instance vanished before its agent attached or came back"
 			blamed := !in.Doomed && in.Power == latent.On
 			if blamed {
@@ -299,7 +299,7 @@ func (s *State) checked(w *worker, in *latent.Instance, asked time.Time, r OpRes
 }
 
 // destroyed takes in the answer to a destroy. A NotFound says how it was when it was asked for: a create may have taken effect since.
-func (s *State) destroyed(w *worker, in *latent.Instance, asked time.Time, r OpResult) {
+func (s *State) destroyed(w *worker, in *latent.Instance, ref opRef, r OpResult) {
 	p := s.policyOf(w)
 	w.facts.NotBefore = s.now.Add(latent.DestroyPause(p, in.DestroyTries))
 	in.DestroyTries++
@@ -312,7 +312,7 @@ func (s *State) destroyed(w *worker, in *latent.Instance, asked time.Time, r OpR
 		}
 		return
 	}
-	if in.Proven(asked, p) {
+	if in.Proven(ref.at, ref.seen, p) {
 		s.vanish(w, in.Reason)
 		return
 	}
@@ -346,6 +346,22 @@ func (s *State) vanish(w *worker, why string) {
 	s.account(w)
 	s.dirtyWorker(w)
 	s.freed(w)
+}
+
+// ended decides on an instance that its provider shows as over, although nobody here ended it. A fault is what it counts as against the worker, unless the
+// provider has taken it back.
+func (s *State) ended(w *worker, r OpResult, fault string) {
+	if r.Interrupted && r.State == SightFailed {
+		s.interrupted(w, InterruptedSpot, "interrupted: the provider has taken the instance back: "+r.Detail)
+		return
+	}
+	s.doom(w, "the instance ended by itself: "+r.Detail, fault)
+}
+
+// interrupted ends an instance that its provider takes back. Its builds are retried and not blamed, and the worker does not back off.
+func (s *State) interrupted(w *worker, kind, why string) {
+	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: w.facts.Instance.Key, From: kind, To: "interrupted", Cause: why})
+	s.doom(w, why, "")
 }
 
 // doom decides the end of an instance. It is never undone. A fault, if not empty, is the class of a failure that counts against the worker.

@@ -346,7 +346,8 @@ func sighted(in providers.Instance, err error) answer {
 	if err != nil {
 		return answer{result: core.OpResult{Class: opClass(providers.ClassOf(err)), Detail: err.Error()}}
 	}
-	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: in.Detail, Facts: bounded(in.Facts), Place: place(in.Place)}}
+	return answer{result: core.OpResult{Class: core.OpOK, ProviderID: in.ID, State: sightState(in.State), Detail: in.Detail, Facts: bounded(in.Facts), Place: place(in.Place),
+		Interrupted: in.Interrupted}}
 }
 
 func opClass(c providers.Class) core.OpClass {

@@ -73,6 +73,37 @@ func TestMachineThatEndsUnderItsBuildIsNoticedInASecond(t *testing.T) {
 	}
 }
 
+// TestMachineThatIsTakenBackIsReplacedAtOnceAndNobodyIsCharged has a provider that says so only afterwards: the agent has heard of no notice.
+func TestMachineThatIsTakenBackIsReplacedAtOnceAndNobodyIsCharged(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		k, _ := w.faked(`boot_delay = "1s"`, "")
+		w.run = until
+		w.start()
+		id, key := w.busy(k)
+		began := time.Now()
+		if !k.Interrupt("p", key, "another one needed it") {
+			t.Fatal("no such instance")
+		}
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			if len(w.ranJobs()) > 1 {
+				break
+			}
+		}
+		jobs := w.ranJobs()
+		if took := time.Since(began); len(jobs) != 2 || took > 8*time.Second { // a worker that backs off waits for ten
+			t.Fatalf("%d builds after %s", len(jobs), took)
+		}
+		if n := jobs[1].Build.Attempt; n != 1 {
+			t.Errorf("the second build is attempt %d: the interruption was charged", n)
+		}
+		w.run = nil
+		_ = w.e.Do(t.Context(), core.CancelAsked{Request: id})
+		w.wait(id)
+		w.stop(core.StopDrain)
+	})
+}
+
 func TestNothingIsTakenFromAMachineThatIsWellHoweverMuchIsToldOfIt(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var tell func(providers.Key)

@@ -97,15 +97,24 @@ func (k *Kind) of(name string) (all []*world) {
 
 // Fail makes an instance end by itself, as a machine does that crashes. It says whether there was one to fail.
 func (k *Kind) Fail(name string, key providers.Key, detail string) bool {
+	return k.fail(name, key, detail, false)
+}
+
+// Interrupt makes an instance end because its provider takes it back, without a notice. It says whether there was one.
+func (k *Kind) Interrupt(name string, key providers.Key, detail string) bool {
+	return k.fail(name, key, detail, true)
+}
+
+func (k *Kind) fail(name string, key providers.Key, detail string, taken bool) bool {
 	for _, w := range k.of(name) {
-		if w.fail(key, detail) {
+		if w.fail(key, detail, taken) {
 			return true
 		}
 	}
 	return false
 }
 
-func (w *world) fail(key providers.Key, detail string) bool {
+func (w *world) fail(key providers.Key, detail string, taken bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	in := w.instances[key]
@@ -113,7 +122,7 @@ func (w *world) fail(key providers.Key, detail string) bool {
 	if in == nil || in.state(now) > providers.Running {
 		return false
 	}
-	in.failed, in.detail = now, detail
+	in.failed, in.detail, in.taken = now, detail, taken
 	w.stop(in)
 	w.tell(key)
 	return true
@@ -149,6 +158,7 @@ type instance struct {
 	halted    time.Time // when a stop was accepted; zero: it is on
 	off       time.Time // when that will be done
 	detail    string
+	taken     bool // it has failed because its provider takes it back
 	place     string
 	room      string // its host
 	spec      Spec
@@ -183,7 +193,8 @@ func (in *instance) shown(now time.Time) providers.Instance {
 	if detail == "" {
 		detail = "fake machine"
 	}
-	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created, Facts: in.facts(), Place: in.room}
+	return providers.Instance{Key: in.key, ID: "fake-" + string(in.key), Worker: in.worker, State: s, Detail: detail, CreatedAt: in.created, Facts: in.facts(), Place: in.room,
+		Interrupted: in.taken && s == providers.Failed}
 }
 
 // list returns what existed at a time, sorted. The caller holds mu.

@@ -260,6 +260,9 @@ func (s *suite) live(p providers.Provider, owner providers.Owner) map[providers.
 		if _, twice := m[in.Key]; twice {
 			s.Errorf("List shows %q twice", in.Key)
 		}
+		if in.Interrupted && in.State != providers.Failed {
+			s.Errorf("List shows %q as taken back, and as %s", in.Key, in.State)
+		}
 		if in.State != providers.Gone {
 			m[in.Key] = in
 		}

@@ -288,13 +288,11 @@ func (f *Facts) decide(now time.Time, p Policy) Decision {
 	return Decision{Wake: wake}
 }
 
-// Proven says whether a NotFound now proves that the instance is gone. After a create whose answer is not known, or right after one that was
-// accepted, it proves nothing until the provider's settle time has passed, unless the instance was seen in between.
-func (in *Instance) Proven(now time.Time, p Policy) bool {
-	if !in.BootedAt.IsZero() {
-		return true
-	}
-	return !in.UnresolvedAt.IsZero() && !now.Before(in.UnresolvedAt.Add(p.Settle))
+// Proven says whether a NotFound proves that the instance is gone. After a create whose answer is not known, or right after one that was
+// accepted, it proves nothing until the provider's settle time has passed, unless the instance was seen in between. An answer is about the moment at
+// which it was asked for, and an answer can be slow: seen says that the instance had been seen by then.
+func (in *Instance) Proven(asked time.Time, seen bool, p Policy) bool {
+	return seen || !in.UnresolvedAt.IsZero() && !asked.Before(in.UnresolvedAt.Add(p.Settle))
 }
 
 // DestroyPause is how long to wait before the destroy is repeated for the n-th time (n from 0).

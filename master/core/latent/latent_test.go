@@ -229,15 +229,17 @@ func TestNotFoundProvesNothingUntilTheSettleTimeHasPassed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		in   Instance
+		seen bool
 		want bool
 	}{
-		{Instance{}, false}, // the create is still in flight
-		{Instance{UnresolvedAt: ago(4 * time.Second)}, false},
-		{Instance{UnresolvedAt: ago(5 * time.Second)}, true},
-		{Instance{UnresolvedAt: now, BootedAt: ago(1)}, true}, // it was seen, and is not there now
+		{Instance{}, false, false}, // the create is still in flight
+		{Instance{UnresolvedAt: ago(4 * time.Second)}, false, false},
+		{Instance{UnresolvedAt: ago(5 * time.Second)}, false, true},
+		{Instance{UnresolvedAt: now, BootedAt: ago(1)}, true, true}, // it was seen, and is not there now
+		{Instance{UnresolvedAt: now, BootedAt: now}, false, false},  // it was seen after the question
 	} {
-		if got := c.in.Proven(now, policy); got != c.want {
-			t.Errorf("%+v: %v", c.in, got)
+		if got := c.in.Proven(now, c.seen, policy); got != c.want {
+			t.Errorf("%+v: %v", c, got)
 		}
 	}
 }
