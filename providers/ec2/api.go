@@ -58,7 +58,7 @@ func newAPI(g *governor, c clients) *api {
 		DescribeInstances:      governed(g, classDescribe, "DescribeInstances", describe.DescribeInstances),
 		DescribeInstanceStatus: governed(g, classDescribe, "DescribeInstanceStatus", describe.DescribeInstanceStatus),
 		TerminateInstances:     governed(g, classTerminate, "TerminateInstances", terminate.TerminateInstances),
-		StopInstances:          governed(g, classStop, "StopInstances", terminate.StopInstances),
+		StopInstances:          governed(g, classMutate, "StopInstances", terminate.StopInstances),
 		StartInstances:         governed(g, classStart, "StartInstances", run.StartInstances),
 		GetConsoleOutput:       governed(g, classConsole, "GetConsoleOutput", other.GetConsoleOutput),
 

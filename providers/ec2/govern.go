@@ -19,9 +19,10 @@ type class struct {
 }
 
 // The sizes are EC2's defaults for an account and region, from AWS's page "Request throttling for the Amazon EC2 API" (request token buckets).
+// Those that it lists by name are here by name; StopInstances, AssociateAddress and the like are of its class of mutating actions, 50 at 5/s.
 // Its resource buckets (RunInstances and StartInstances 1000 at 2/s, TerminateInstances and StopInstances 1000 at 20/s) count instances; since a
-// run asks for one instance, its resource bucket is never the first to run dry, and terminations are merged into few requests, which
-// governor.instances counts.
+// run asks for one instance, its resource bucket is never the first to run dry. Terminations are merged into few requests, and no more can end than were
+// launched: only the end of more than a thousand at once is throttled, and repeated.
 var (
 	classDescribe  = class{burst: 100, perSec: 20, attempt: 10 * time.Second, read: true}
 	classConsole   = class{burst: 50, perSec: 10, attempt: 10 * time.Second, read: true}
@@ -30,7 +31,6 @@ var (
 	classRun       = class{burst: 5, perSec: 2, attempt: 30 * time.Second}
 	classStart     = class{burst: 5, perSec: 2, attempt: 15 * time.Second}
 	classTerminate = class{burst: 100, perSec: 5, attempt: 10 * time.Second}
-	classStop      = class{burst: 100, perSec: 5, attempt: 15 * time.Second}
 )
 
 // governor keeps every operation within its bucket and repeats what was throttled or lost, inside the caller's deadline. Every call of this

@@ -233,22 +233,28 @@ func TestForeignInstancesAreNeverTouched(t *testing.T) {
 
 func TestEndThatNobodyOrderedIsAFailureWithItsReason(t *testing.T) {
 	t.Parallel()
-	a := newFakeEC2()
-	r := newRig(t, a)
-	if _, err := r.Create(t.Context(), request("k-1", testSpec())); err != nil {
-		t.Fatal(err)
-	}
-	a.mu.Lock()
-	a.instances[0].State = &types.InstanceState{Name: types.InstanceStateNameTerminated}
-	a.instances[0].StateReason = &types.StateReason{Code: aws.String("Server.SpotInstanceTermination"), Message: aws.String("Server.SpotInstanceTermination: instance reclaimed")}
-	a.mu.Unlock()
-	in, err := r.Get(t.Context(), "k-1")
-	if err != nil || in.State != providers.Failed || !strings.Contains(in.Detail, "instance reclaimed") {
-		t.Errorf("%+v, %v", in, err)
-	}
-	wantClass(t, r.Destroy(t.Context(), "k-1"), providers.NotFound)
-	if in, err = r.Get(t.Context(), "k-1"); err == nil && in.State != providers.Gone {
-		t.Errorf("after Destroy said NotFound: %+v", in)
+	for code, taken := range map[string]bool{"Server.SpotInstanceTermination": true, "Server.SpotInstanceShutdown": true,
+		"Server.InternalError": false, "Client.UserInitiatedShutdown": false} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			a := newFakeEC2()
+			r := newRig(t, a)
+			if _, err := r.Create(t.Context(), request("k-1", testSpec())); err != nil {
+				t.Fatal(err)
+			}
+			a.mu.Lock()
+			a.instances[0].State = &types.InstanceState{Name: types.InstanceStateNameTerminated}
+			a.instances[0].StateReason = &types.StateReason{Code: aws.String(code), Message: aws.String(code + ": instance reclaimed")}
+			a.mu.Unlock()
+			in, err := r.Get(t.Context(), "k-1")
+			if err != nil || in.State != providers.Failed || in.Interrupted != taken || !strings.Contains(in.Detail, "instance reclaimed") {
+				t.Errorf("%+v, %v", in, err)
+			}
+			wantClass(t, r.Destroy(t.Context(), "k-1"), providers.NotFound)
+			if in, err = r.Get(t.Context(), "k-1"); err == nil && (in.State != providers.Gone || in.Interrupted) {
+				t.Errorf("after Destroy said NotFound: %+v", in)
+			}
+		})
 	}
 }
 

@@ -17,6 +17,7 @@ type seen struct {
 	Key               providers.Key
 	State             types.InstanceStateName
 	Reason            string // why it is in that state, for people
+	Taken             bool   // EC2 has taken it back
 	Launched          time.Time
 	Type, Zone, Image string
 	Spot              bool
@@ -47,6 +48,7 @@ func see(in *types.Instance) (seen, bool) {
 		}
 	}
 	if r := in.StateReason; r != nil {
+		s.Taken = takenBack[aws.ToString(r.Code)]
 		s.Reason = clip(strings.TrimSpace(aws.ToString(r.Message)), maxText)
 		if s.Reason == "" {
 			s.Reason = clip(aws.ToString(r.Code), maxText)
@@ -59,6 +61,9 @@ func see(in *types.Instance) (seen, bool) {
 	}
 	return s, s.ID != "" && s.Key.Valid() && s.Owner != ""
 }
+
+// takenBack are the codes of EC2's state reasons (StateReason in the API reference) with which it says that it needed a spot machine for others.
+var takenBack = map[string]bool{"Server.SpotInstanceTermination": true, "Server.SpotInstanceShutdown": true}
 
 // over says that nothing is left of it but a line in a list.
 func (s seen) over() bool { return s.State == types.InstanceStateNameTerminated }
@@ -86,6 +91,7 @@ func (s seen) instance(ours bool, note string) providers.Instance {
 		}
 		if ours {
 			in.State = providers.Failed
+			in.Interrupted = s.Taken
 			detail = append(detail, fmt.Sprintf("%s, which rouse did not order", s.State))
 		}
 	default:
