@@ -79,6 +79,9 @@ func (r Recipe) Build(ctx context.Context, agent, out string, log io.Writer) err
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return fmt.Errorf("build image %s: %w", r.Name, err)
 	}
 	for _, f := range r.Files {
