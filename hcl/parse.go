@@ -55,7 +55,7 @@ func parseFile(name string, src []byte) (*hcl2.File, hcl2.Diagnostics) {
 		}
 		return json.Parse(src, name)
 	}
-	if !plainlyShallow(src) {
+	if !plainlyShallow(src) && !surelyShallow(src) {
 		tokens, diags := hclsyntax.LexConfig(src, name, hcl2.InitialPos)
 		if diags.HasErrors() {
 			return nil, diags

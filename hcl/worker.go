@@ -359,7 +359,27 @@ func (l *loader) references(workers []*workerBlock, builders, schedulers hcl2.Bl
 // names reads a list of workers or builders, and reports those that do not exist.
 func (l *loader) names(a *attrs, attr, kind string) []string {
 	var good []string
-	seen := map[string]bool{}
+	var seen map[string]bool
+	add := func(names []string) { // most name one pool and perhaps one more: a set of all is made only if it pays
+		switch {
+		case len(good) == 0:
+			good = append(make([]string, 0, len(names)+1), names...)
+			return
+		case len(names) > 4 && seen == nil:
+			seen = make(map[string]bool, len(good)+len(names))
+			for _, name := range good {
+				seen[name] = true
+			}
+		}
+		for _, name := range names {
+			if seen == nil && slices.Contains(good, name) || seen[name] {
+				continue
+			}
+			if good = append(good, name); seen != nil {
+				seen[name] = true
+			}
+		}
+	}
 	whole := func(expr hcl2.Expression) bool { // a thousand builders may name a thousand workers each: they need not be made values for that
 		t, ok := expr.(*hclsyntax.ScopeTraversalExpr)
 		if !ok || kind != "worker" || len(t.Traversal) != 2 || t.Traversal.RootName() != "worker" {
@@ -367,12 +387,7 @@ func (l *loader) names(a *attrs, attr, kind string) []string {
 		}
 		label, _ := stepName(t.Traversal[1])
 		names := l.labels[label]
-		for _, name := range names {
-			if !seen[name] {
-				seen[name] = true
-				good = append(good, name)
-			}
-		}
+		add(names)
 		return len(names) > 0
 	}
 	a.elementsUnless(attr, whole, func(v cty.Value, r *hcl2.Range) {
@@ -383,9 +398,8 @@ func (l *loader) names(a *attrs, attr, kind string) []string {
 		for _, name := range given {
 			if _, ok := l.blocks[kind][name]; !ok {
 				l.errorf(r, "Unknown "+kind, "There is no %s %q.%s", kind, name, didYouMean(name, l.known(kind)))
-			} else if !seen[name] {
-				seen[name] = true
-				good = append(good, name)
+			} else {
+				add([]string{name})
 			}
 		}
 	})
