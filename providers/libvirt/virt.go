@@ -516,12 +516,11 @@ func (l *conn) VolumesNamed(ctx context.Context, pool string, names []string) ([
 				var one volume
 				one, err = describeVolume(v, pool)
 				_ = v.Free()
-				out = append(out, one)
+				if err == nil {
+					out = append(out, one)
+				}
 			}
-			switch {
-			case err == nil:
-			case translate(err).Kind == noVolume:
-			default:
+			if err != nil && translate(err).Kind != noVolume { // it has been deleted meanwhile, or was never there
 				return nil, err
 			}
 		}
