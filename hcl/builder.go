@@ -1,10 +1,12 @@
 package hcl
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
 var builderSchema = &hcl2.BodySchema{
@@ -47,7 +49,7 @@ func (l *loader) builder(block *hcl2.Block) Builder {
 	}
 	errors := countErrors(l.diags)
 	b.Workers = l.names(a, "workers", "worker")
-	if len(b.Workers) == 0 && countErrors(l.diags) == errors && !diags.HasErrors() {
+	if len(b.Workers) == 0 && countErrors(l.diags) == errors && !diags.HasErrors() && !l.countBroken {
 		subject := &block.DefRange
 		if a.has("workers") {
 			subject = a.rng("workers")
@@ -71,6 +73,9 @@ func countErrors(diags hcl2.Diagnostics) int {
 
 func (l *loader) exampleWorker() string {
 	for _, w := range l.cfg.Workers {
+		if name := cmp.Or(w.Pool, w.Name); hclsyntax.ValidIdentifier(name) {
+			return "worker." + name
+		}
 		return "\"" + w.Name + "\""
 	}
 	return "worker.NAME"

@@ -82,6 +82,8 @@ type loader struct {
 	labels  map[string][]string              // of worker blocks -> the names of their workers, where all are known
 	owners  map[string]Worker                // who holds what only one may have
 	blocks  map[string]map[string]hcl2.Range // kind of block -> name -> where it is, for duplicates and suggestions
+
+	countBroken bool // a worker block's count is wrong, so nobody can say that a builder has no workers
 }
 
 // load resolves the blocks in the order in which they can depend on each other. A stage with mistakes does not stop the next one, so that all of them

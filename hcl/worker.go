@@ -72,6 +72,7 @@ func (l *loader) expandWorkers(blocks hcl2.Blocks) []*workerBlock {
 			count := -1
 			a.integer("count", &count, 0, maxCount)
 			w.counted, w.names, w.broken = true, nil, count < 0
+			l.countBroken = l.countBroken || w.broken
 			for i := 1; i <= count; i++ {
 				w.names = append(w.names, fmt.Sprintf("%s-%d", w.label, i))
 			}
