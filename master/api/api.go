@@ -166,7 +166,7 @@ func config(version string) huma.Config {
 	c.RejectUnknownQueryParameters = true
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"token": {Type: "http", Scheme: "bearer", Description: "One of the configuration's api_token blocks. Not needed on the local socket."},
+		"token": {Type: "http", Scheme: "bearer", Description: "One of the configuration's token blocks. Not needed on the local socket."},
 	}
 	c.Security = []map[string][]string{{"token": {}}}
 	return c

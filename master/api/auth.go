@@ -50,7 +50,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			switch {
 			case !ok:
 				w.Header().Set("WWW-Authenticate", `Bearer realm="rouse"`)
-				writeProblem(w, http.StatusUnauthorized, "A token is needed here: send \"Authorization: Bearer TOKEN\" with one of the configuration's api_token blocks.")
+				writeProblem(w, http.StatusUnauthorized, "A token is needed here: one of the configuration's token blocks, from $ROUSE_TOKEN or -token-file; or as \"Authorization: Bearer TOKEN\".")
 				return
 			case !read && c.role != "admin":
 				writeProblem(w, http.StatusForbidden, fmt.Sprintf("Token %q has role %q and may only read; this needs role \"admin\".", c.name, c.role))
