@@ -173,6 +173,10 @@ build {
     source      = "images/packer/rouse-smbios.service"
     destination = "/tmp/rouse/rouse-smbios.service"
   }
+  provisioner "file" {
+    source      = "images/debian/rouse-worker.service"
+    destination = "/tmp/rouse/rouse-worker.service"
+  }
   provisioner "shell" {
     script          = "images/packer/provision"
     execute_command = "chmod +x {{ .Path }}; if [ $(id -u) = 0 ]; then {{ .Path }}; else sudo {{ .Path }}; fi"
