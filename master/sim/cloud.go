@@ -19,6 +19,8 @@ type vm struct {
 	provider  string
 	createdAt time.Time
 	bootedAt  time.Time
+	room      string
+	meddled   bool // somebody has switched it on or off, so that it may take room that nobody knows of
 	stopping  bool
 	dead      bool // ended by itself; the provider still shows it as failed
 	goneAt    time.Time
@@ -51,6 +53,10 @@ func (w *world) make(k key, provider string) {
 		return // there, or used up: a key is never used again
 	}
 	v := &vm{key: k, worker: workerOf(k), provider: provider, createdAt: w.now}
+	v.room = w.disk.instances[k].Place
+	if v.room == "" {
+		v.room = w.chose[k]
+	}
 	w.vms[k] = v
 	w.made++
 	w.trace("MADE %s", k)
@@ -60,6 +66,7 @@ func (w *world) make(k key, provider string) {
 			return
 		}
 		v.bootedAt = w.now
+		w.tell(v)
 		w.bootAgent(v)
 	})
 }
@@ -86,6 +93,14 @@ func (w *world) create(e core.CreateInstance) {
 	unknown := core.OpResult{Class: core.OpUnknown, Detail: "reply lost"}
 	ok := core.OpResult{Class: core.OpOK, ProviderID: "id-" + string(e.Key)}
 	took := w.between(0, 3*time.Second)
+	room, fit := w.settleIn(e)
+	if !fit {
+		w.answer(took, e.Op, core.OpResult{Class: core.OpNoCapacity, Detail: "no host has room"})
+		return
+	}
+	if room != "" {
+		w.chose[e.Key], ok.Place = room, room
+	}
 	switch {
 	case w.fault("create-fails-before"):
 		classes := []core.OpClass{core.OpUnknown, core.OpTransient, core.OpThrottled, core.OpNoCapacity, core.OpOverQuota, core.OpBadConfig, core.OpUnauthorized}
@@ -148,6 +163,7 @@ func (w *world) end(v *vm) {
 		if v.goneAt.IsZero() {
 			v.goneAt = w.now
 			w.trace("GONE %s", v.key)
+			w.tell(v)
 		}
 	})
 }
@@ -166,6 +182,7 @@ func (w *world) vmDies() {
 	v.dead = true
 	w.trace("DIES %s", v.key)
 	w.killAgents(v)
+	w.tell(v)
 }
 
 // spotNotice takes a machine back: its agent hears of it two minutes before.
@@ -213,7 +230,7 @@ func (w *world) check(e core.CheckInstance) {
 	case v == nil || !v.goneAt.IsZero(), w.now.Sub(v.createdAt) < settle/3 && v.bootedAt.IsZero() && w.fault("check-stale"):
 		w.answer(took, e.Op, core.OpResult{Class: core.OpNotFound})
 	default:
-		w.answer(took, e.Op, core.OpResult{Class: core.OpOK, ProviderID: "id-" + string(e.Key), State: v.sight(w.now), Detail: "seen"})
+		w.answer(took, e.Op, core.OpResult{Class: core.OpOK, ProviderID: "id-" + string(e.Key), State: v.sight(w.now), Detail: "seen", Place: v.room})
 	}
 }
 

@@ -27,6 +27,7 @@ var faultKinds = []struct {
 	{"check-fails", 0.3}, {"check-stale", 0.2}, {"list-fails", 0.3}, {"list-stale", 0.3},
 	{"agent-never-attaches", 0.15}, {"agent-attaches-twice", 0.2}, {"agent-drops", 0.3}, {"agent-half-open", 0.2}, {"agent-dies", 0.1}, {"thief-attaches", 0.2},
 	{"vm-dies", 0.15}, {"crash-before-effects", 0.01}, {"crash-after-effects", 0.01}, {"spot-notice", 0.1}, {"schedule-fails", 0.3}, {"clock-jump", 0.002}, {"timer-late", 0.3},
+	{"host-down", 0.7}, {"rooms-fail", 0.5}, {"told-never", 0.5}, {"told-late", 0.5}, {"told-twice", 0.5},
 }
 
 // plan draws the fleet, the work and which faults this day has.

@@ -45,6 +45,7 @@ func (w *world) switchOff(v *vm, takes time.Duration) {
 	v.offAt = w.now.Add(takes)
 	w.trace("OFF %s", v.key)
 	w.killAgents(v)
+	w.after(takes, "off: "+string(v.key), func() { w.tell(v) })
 }
 
 func (w *world) startVM(e core.StartInstance) {
@@ -79,6 +80,7 @@ func (w *world) switchOn(v *vm) {
 	v.off, v.changedAt = false, w.now
 	changed := v.changedAt
 	w.trace("ON %s", v.key)
+	w.tell(v)
 	w.after(w.between(time.Second, 30*time.Second), "booted again "+string(v.key), func() {
 		if v.live() && !v.stopping && !v.off && v.changedAt.Equal(changed) {
 			w.bootAgent(v)
@@ -102,9 +104,12 @@ func (w *world) somebody() {
 	case v.off && w.fault("sleeper-vanishes"):
 		w.trace("VANISHES %s", v.key)
 		v.goneAt = w.now
+		w.tell(v)
 	case v.off && w.fault("somebody-starts"):
+		v.meddled = true
 		w.switchOn(v)
 	case !v.off && w.fault("somebody-stops"):
+		v.meddled = true
 		w.switchOff(v, w.between(0, 20*time.Second))
 	}
 }
@@ -133,6 +138,7 @@ func (w *world) checkPower(old, in core.Instance) {
 	}
 	if in.Power == latent.Waking && old.Power != latent.Waking {
 		if v := w.vms[in.Key]; v != nil {
+			v.meddled = v.meddled || !w.knows[in.Provider] // before the hosts are known again after a restart, its provider is trusted to refuse
 			v.first = nil // its token is good for one more agent
 		}
 	}

@@ -134,5 +134,6 @@ func newWorld(o Options) *world {
 		applies: o.Applies, queued: map[reqID]model.Generation{}, refusable: map[reqID]bool{},
 	}
 	w.plan()
+	w.planRooms()
 	return w
 }

@@ -74,9 +74,14 @@ type world struct {
 	slept     map[key]time.Duration // how long an instance was off, before the last time
 	offSince  map[key]time.Time     // since when it was off, the last time
 	wakes     int
-	asked     map[key]bool // to leave, ever
-	leaving   map[key]bool // the master of now was asked for it
-	reaping   key          // that somebody orders the end of
+	rooms     map[string][]core.Room // of providers that have hosts
+	tells     map[string]bool        // providers that tell of changes
+	placed    map[key]bool           // by the master
+	chose     map[key]string         // hosts that providers have chosen
+	knows     map[string]bool        // providers whose hosts this life of the master has heard of
+	asked     map[key]bool           // to leave, ever
+	leaving   map[key]bool           // the master of now was asked for it
+	reaping   key                    // that somebody orders the end of
 	leaves    int
 	reaps     int
 	lost      int            // machines of lost states
@@ -191,6 +196,7 @@ func (w *world) run() {
 	} else {
 		w.checkSchedules()
 		w.cfg.Schedulers = nil
+		w.calmRooms()
 		w.apply(w.cfg)
 	}
 	for h := 0; h < 3 || h < 36 && w.waiting(); h++ {
@@ -229,6 +235,7 @@ func (w *world) crash() {
 	w.up = false
 	w.epoch++
 	w.runners, w.creating = map[buildID]*runner{}, map[opID]key{}
+	clear(w.knows)
 	w.admitted = map[string]*session{}
 	clear(w.leaving)
 	for _, id := range sortedKeys(w.sessions) {
@@ -298,6 +305,7 @@ func (w *world) effect(e core.Effect) {
 	switch e := e.(type) {
 	case core.CreateInstance:
 		w.checkCreate(e)
+		w.checkRoom(e.Key)
 		w.creating[e.Op] = e.Key
 		w.inMaster(soon, "create "+string(e.Key), func() { w.create(e) })
 	case core.DestroyInstance:
@@ -318,8 +326,10 @@ func (w *world) effect(e core.Effect) {
 	case core.StartInstance:
 		w.checkWhere(e.Key, e.Provider)
 		w.checkStart(e)
+		w.checkRoom(e.Key)
 		w.inMaster(soon, "start "+string(e.Key), func() { w.startVM(e) })
 	case core.ListInstances:
+		w.sayRooms(e.Provider)
 		w.inMaster(soon, "list "+e.Provider, func() { w.list(e) })
 	case core.Admit:
 		w.admit(e)
