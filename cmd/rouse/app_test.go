@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -60,6 +62,19 @@ func TestHelpOfEveryCommandHasAnExampleAndFits(t *testing.T) {
 		if strings.Contains(oneDash(c.LocalFlags().FlagUsages()), " --") {
 			t.Errorf("%s shows two dashes:\n%s", c.Name(), oneDash(c.LocalFlags().FlagUsages()))
 		}
+	}
+}
+
+func TestCertificateThatNobodyKnowsIsAnsweredWithTheOption(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // the handshake that is broken off
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	var stderr bytes.Buffer
+	a := &app{kinds: kinds(), stdout: io.Discard, stderr: &stderr}
+	if code := a.run([]string{"builds", "-master", srv.URL}); code != 1 || !strings.Contains(stderr.String(), "-ca FILE") {
+		t.Errorf("code %d: %s", code, stderr.String())
 	}
 }
 

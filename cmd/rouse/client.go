@@ -109,6 +109,9 @@ func (a *app) clientCmd(c *cobra.Command, run func(ctx context.Context, s *sessi
 		if errors.Is(err, api.ErrNoMaster) {
 			return fmt.Errorf("%w.\nStart one with `rouse master`, or say where it is with -state DIR or -master URL", err)
 		}
+		if bad := (*tls.CertificateVerificationError)(nil); errors.As(err, &bad) && f.ca == "" {
+			return fmt.Errorf("%w.\nIf no public authority has signed the master's certificate, say which ones to trust: -ca FILE", err)
+		}
 		return err
 	}
 	return c
