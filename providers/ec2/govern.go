@@ -14,7 +14,7 @@ import (
 type class struct {
 	burst   int           // requests at once
 	perSec  float64       // refill, requests per second
-	attempt time.Duration // one try takes no longer; then it is tried again while the call's deadline allows
+	attempt time.Duration // the first try takes no longer; then it is tried again, with twice the time, while the call's deadline allows
 	read    bool          // changes nothing, so a lost reply leaves nothing uncertain
 }
 
@@ -70,17 +70,6 @@ func (g *governor) count(op string) {
 	g.counts[op]++
 }
 
-// sent says how many requests were sent, by operation.
-func (g *governor) sent() map[string]int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	m := make(map[string]int, len(g.counts))
-	for op, n := range g.counts {
-		m[op] = n
-	}
-	return m
-}
-
 // throttled empties the bucket and halves its refill, down to an eighth: somebody else uses the account's budget, too.
 func (b *bucket) throttled() {
 	now := time.Now()
@@ -117,7 +106,7 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 		pause := backoff.NewExponentialBackOff(
 			backoff.WithInitialInterval(100*time.Millisecond), // with a randomization of 1: full jitter up to twice the interval
 			backoff.WithRandomizationFactor(1), backoff.WithMultiplier(2), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
-		failed := &callError{op: op}
+		failed, patience := &callError{op: op}, c.attempt
 		for {
 			if err := b.limit.Wait(ctx); err != nil {
 				if failed.err == nil {
@@ -129,8 +118,11 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 				return nil, failed
 			}
 			g.count(op)
-			try, cancel := context.WithTimeout(ctx, c.attempt)
+			try, cancel := context.WithTimeout(ctx, patience)
 			out, err := f(try, in)
+			if try.Err() != nil {
+				patience *= 2 // a service that is slow, and not deaf, must have time to answer: asked the same way again it would never come to it
+			}
 			cancel()
 			if err == nil {
 				b.passed()

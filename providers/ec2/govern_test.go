@@ -109,6 +109,27 @@ func TestHungRequestIsTriedAgainWithinTheDeadline(t *testing.T) {
 	})
 }
 
+// TestSlowServiceIsGivenTime: what takes longer than the first try is not asked for in vain until the deadline.
+func TestSlowServiceIsGivenTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		do := governed(newGovernor(1), classDescribe, "Op", func(ctx context.Context, _ *nothing, _ ...func(*nothing)) (*nothing, error) {
+			n++
+			if !sleep(ctx, 15*time.Second) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return &nothing{}, nil
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if _, err := do(ctx, nil); err != nil || n != 2 {
+			t.Errorf("%v after %d tries", err, n)
+		}
+	})
+}
+
 func TestNoTurnBeforeTheDeadlineIsThrottled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

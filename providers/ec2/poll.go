@@ -101,11 +101,12 @@ func (p *poller) sweep() {
 	p.started++
 	n, began := p.started, p.last
 	p.running[n] = true
+	patience := time.Duration(len(p.running)) * max(p.interval, hedge) // the more there are, the more of the slowness is our own doing
 	p.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(p.base, p.deadline)
 	defer cancel()
-	p.work.Go(func() { p.another(ctx) })
+	p.work.Go(func() { p.another(ctx, patience) })
 	list, err := p.fetch(ctx)
 
 	p.mu.Lock()
@@ -122,8 +123,8 @@ func (p *poller) sweep() {
 }
 
 // another begins a sweep beside one that has not answered for a while, for those who still wait. ctx ends with the slow one.
-func (p *poller) another(ctx context.Context) {
-	t := time.NewTimer(max(p.interval, hedge))
+func (p *poller) another(ctx context.Context, patience time.Duration) {
+	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

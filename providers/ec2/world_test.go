@@ -3,8 +3,8 @@ package ec2
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +12,12 @@ import (
 	"github.com/rouse-ci/rouse/providers"
 	"github.com/rouse-ci/rouse/providers/ec2/ec2test"
 )
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	ec2test.Stop()
+	os.Exit(code)
+}
 
 // The provider alone, driven as the engine drives it, against a real API server that loses, repeats, delays, throttles and forgets.
 func TestNothingIsDoubledOrLeakedWhateverGoesWrong(t *testing.T) {
@@ -26,7 +32,7 @@ func TestNothingIsDoubledOrLeakedWhateverGoesWrong(t *testing.T) {
 	)
 	cfg, dir := worldConfig(w), t.TempDir()
 	cfg.Settle = 3 * time.Second
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	p, _ := openWorld(t, cfg, dir, "me", log)
 	second, _ := openWorld(t, cfg, dir, "me", log) // a master that is being replaced
 	t.Cleanup(func() { _ = p.Close(); _ = second.Close() })
@@ -58,7 +64,7 @@ func TestNothingIsDoubledOrLeakedWhateverGoesWrong(t *testing.T) {
 	wg.Wait()
 	audit, err := w.Audit(context.Background())
 	if err != nil || !audit.Clean() || audit.Launched < 20 {
-		t.Errorf("%s, %v: %+v", audit, err, audit)
+		t.Errorf("%s, %v: of one key: %v; of one worker: %v; live: %v", audit, err, audit.Duplicates, audit.Beside, audit.Leaked)
 	}
 	t.Logf("%s; faults: %v; calls: %v", audit, w.Faulted(), w.Calls())
 }
