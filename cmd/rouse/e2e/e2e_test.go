@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/rouse-ci/rouse/providers/ec2/ec2test"
 )
 
 // programs are what is tested.
@@ -44,6 +46,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	defer ec2test.Stop()
 	if given := os.Getenv("ROUSE_E2E_BIN"); given != "" {
 		if dir, err = filepath.Abs(given); err != nil {
 			fmt.Fprintln(os.Stderr, err)

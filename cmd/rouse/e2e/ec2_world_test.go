@@ -135,7 +135,7 @@ func (c *cloud) ends(within time.Duration) ec2test.Audit {
 		c.t.Fatal(err)
 	}
 	if !a.Clean() {
-		c.t.Errorf("%s: %+v", a, a)
+		c.t.Errorf("%s: of one key: %v; of one worker: %v; live: %v", a, a.Duplicates, a.Beside, a.Leaked)
 	}
 	c.noSecrets()
 	c.withinPolicy()
