@@ -83,7 +83,9 @@ func (m *master) change(ctx context.Context, t *turn, c change) (out api.Applied
 	}()
 	base := m.current.Load()
 	out = api.Applied{ID: t.id, From: c.from, Generation: model.Generation(base.gen)}
+	done := thrifty()
 	cfg, err := c.read()
+	done()
 	if err != nil {
 		return out, nil, err
 	}

@@ -131,7 +131,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if m.kinds, err = m.knownKinds(ctx, savedOf(saved.Instances)); err != nil {
 		return err
 	}
+	done := thrifty()
 	first, err := m.firstConfig(ctx, saved.Instances, meta)
+	done()
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ import (
 
 // site is one configuration directory and one state with a world of fake machines, in which masters run in this process, one after the other.
 type site struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	kind *fake.Kind
 	log  *record
@@ -45,7 +45,7 @@ type record struct {
 func (r *record) Write(p []byte) (int, error) { r.mu.Lock(); defer r.mu.Unlock(); return r.b.Write(p) }
 func (r *record) String() string              { r.mu.Lock(); defer r.mu.Unlock(); return r.b.String() }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "rouse") // a socket's path has little room
 	if err != nil {

@@ -52,10 +52,13 @@ func (c configs) Plan(ctx context.Context, ask api.PlanAsk) (*plan.Plan, error) 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	done := thrifty()
+	defer func() { done() }()
 	cfg, err := c.m.given(ask)
 	if err != nil {
 		return nil, refused(err)
 	}
+	done() // providers may take long
 	g, err := c.m.gather(ctx, cfg, ask.Refresh, ask.Refresh)
 	if err != nil {
 		return nil, err
@@ -65,6 +68,7 @@ func (c configs) Plan(ctx context.Context, ask api.PlanAsk) (*plan.Plan, error) 
 			c.m.log.Warn("master: close a provider that was opened for a plan", "err", err)
 		}
 	}()
+	done = thrifty()
 	return plan.Compute(g.input), nil
 }
 
