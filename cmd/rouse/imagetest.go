@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -207,7 +207,8 @@ func (t *imageTest) probe(ctx context.Context, c *api.Client, builder string) er
 		return !r.FinishedAt.IsZero() || r.Attempts > 1, err
 	})
 	if err == nil && (r.Attempts > 1 || r.Result.String() != "success") {
-		err = fmt.Errorf("the probe: %s after %d attempts: %s%s", r.Result, r.Attempts, r.Text, t.printed(ctx, c))
+		b := t.first(ctx, c)
+		err = fmt.Errorf("the probe: %s: %s%s", b.Result, b.Text, t.printed(ctx, c, b))
 	}
 	if err != nil {
 		return errors.Join(err, errors.New(t.console()))
@@ -215,14 +216,19 @@ func (t *imageTest) probe(ctx context.Context, c *api.Client, builder string) er
 	return nil
 }
 
-// printed is what the first build's step printed.
-func (t *imageTest) printed(ctx context.Context, c *api.Client) string {
+// first is the first build, whose end says why there was another.
+func (t *imageTest) first(ctx context.Context, c *api.Client) api.Build {
 	var list api.BuildList
 	if err := c.Get(ctx, "/builds", nil, &list); err != nil || len(list.Builds) == 0 {
-		return ""
+		return api.Build{}
 	}
+	return slices.MinFunc(list.Builds, func(a, b api.Build) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+// printed is what a build's first step printed.
+func (t *imageTest) printed(ctx context.Context, c *api.Client, b api.Build) string {
 	var out strings.Builder
-	if err := c.Copy(ctx, fmt.Sprintf("/builds/%d/steps/0/logs/%s/raw", list.Builds[len(list.Builds)-1].ID, stdio), nil, &out); err != nil {
+	if err := c.Copy(ctx, fmt.Sprintf("/builds/%d/steps/0/logs/%s/raw", b.ID, stdio), nil, &out); err != nil {
 		return "" // it has not come so far
 	}
 	return "\n" + plain(out.String())
@@ -276,13 +282,15 @@ func (t *imageTest) untilAlone(ctx context.Context, key providers.Key) error {
 	limit := time.Now().Add(t.orphan + time.Minute)
 	return t.until(ctx, func() (bool, error) {
 		in, err := p.Get(ctx, key)
-		if err != nil && providers.ClassOf(err) != providers.NotFound {
+		switch {
+		case providers.ClassOf(err) == providers.NotFound:
+			return true, nil
+		case err != nil:
 			return false, err
-		}
-		if err == nil && in.State == providers.Running && time.Now().After(limit) {
+		case in.State == providers.Running && time.Now().After(limit):
 			return false, errors.New("the guest does not power off when its master is gone: it would run, and cost, for ever")
 		}
-		return err != nil || in.State != providers.Running, nil
+		return in.State != providers.Running, nil
 	})
 }
 
@@ -292,7 +300,7 @@ func (t *imageTest) provider() (providers.Provider, error) {
 	if err != nil || len(b) != 1 {
 		return nil, errors.New("the test's master has left no provider's state")
 	}
-	p, _, err := libvirt.Kind{}.Open(context.Background(), providers.Env{Name: "host", Owner: t.owner, StateDir: b[0], Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	p, _, err := libvirt.Kind{}.Open(context.Background(), providers.Env{Name: "host", Owner: t.owner, StateDir: b[0], Log: slog.New(slog.DiscardHandler),
 		Config: libvirt.Config{Pool: t.pool, Network: t.network, Hosts: []libvirt.Host{{Name: "host", URI: t.uri}}}})
 	return p, err
 }
@@ -359,7 +367,7 @@ func (t *imageTest) until(ctx context.Context, done func() (bool, error)) error 
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("it took more than -timeout=%s, or was interrupted: %w", t.limit, ctx.Err())
 		case <-tick.C:
 		}
 	}

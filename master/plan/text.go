@@ -208,9 +208,10 @@ func (t *text) attribute(a *Attribute, width int, varies bool, action Action) {
 	switch before, after := a.show(a.Before), a.show(a.After); {
 	case a.Sensitive:
 		change = "(sensitive)"
-		if action == Create {
+		switch action {
+		case Create:
 			symbol, style = "+", string(Create)
-		} else if action == Remove {
+		case Remove:
 			symbol, style = "-", string(Remove)
 		}
 	case a.Before == nil:
@@ -318,10 +319,9 @@ func spans(numbers []string) string {
 		for j+1 < len(n) && n[j+1] == n[j]+1 {
 			j++
 		}
-		switch {
-		case j == i:
+		if j == i {
 			out = append(out, strconv.Itoa(n[i]))
-		default:
+		} else {
 			out = append(out, fmt.Sprintf("%d..%d", n[i], n[j]))
 		}
 		i = j + 1

@@ -139,7 +139,7 @@ func (w *world) checkPower(old, in core.Instance) {
 	if in.Power == latent.Waking && old.Power != latent.Waking {
 		if v := w.vms[in.Key]; v != nil {
 			v.meddled = v.meddled || !w.knows[in.Provider] // before the hosts are known again after a restart, its provider is trusted to refuse
-			v.first = nil // its token is good for one more agent
+			v.first = nil                                  // its token is good for one more agent
 		}
 	}
 	if in.Power == latent.Waking && old.Power.Off() && !in.Doomed {

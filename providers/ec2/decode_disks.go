@@ -273,7 +273,7 @@ func fields(v cty.Value, dst map[string]any) error {
 			continue
 		}
 		if err := gocty.FromCtyValue(e, to); err != nil {
-			return fmt.Errorf("%s: %s", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil

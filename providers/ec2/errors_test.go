@@ -76,7 +76,7 @@ func TestErrorsAreClassedByCode(t *testing.T) {
 		if got := providers.ClassOf(fail("create", &callError{op: "RunInstances", err: tc.err}, "launch")); got != tc.want {
 			t.Errorf("%v has class %s, want %s", tc.err, got, tc.want)
 		}
-		if got := fateOf(tc.err); got != tc.fate && tc.err != errNoTurn {
+		if got := fateOf(tc.err); got != tc.fate && !errors.Is(tc.err, errNoTurn) {
 			t.Errorf("%v: fate %d, want %d", tc.err, got, tc.fate)
 		}
 		if got := providers.ClassOf(fail("create", &callError{op: "RunInstances", err: tc.err, uncertain: true}, "launch")); got != providers.Unknown {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -223,7 +222,7 @@ func (r *rig) reopen(change ...func(*Config)) {
 	for _, f := range change {
 		f(&c)
 	}
-	p, err := open(providers.Env{Name: "aws", Owner: "me", Config: c, StateDir: r.dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, c, c.Region, r.cloud.api())
+	p, err := open(providers.Env{Name: "aws", Owner: "me", Config: c, StateDir: r.dir, Log: slog.New(slog.DiscardHandler)}, c, c.Region, r.cloud.api())
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -40,7 +40,6 @@ type governor struct {
 
 	mu      sync.Mutex
 	buckets map[string]*bucket
-	counts  map[string]int // requests sent, by operation
 }
 
 type bucket struct {
@@ -49,7 +48,7 @@ type bucket struct {
 }
 
 func newGovernor(factor float64) *governor {
-	return &governor{factor: factor, buckets: map[string]*bucket{}, counts: map[string]int{}}
+	return &governor{factor: factor, buckets: map[string]*bucket{}}
 }
 
 func (g *governor) bucket(op string, c class) *bucket {
@@ -62,12 +61,6 @@ func (g *governor) bucket(op string, c class) *bucket {
 		g.buckets[op] = b
 	}
 	return b
-}
-
-func (g *governor) count(op string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.counts[op]++
 }
 
 // throttled empties the bucket and halves its refill, down to an eighth: somebody else uses the account's budget, too.
@@ -117,7 +110,6 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 				}
 				return nil, failed
 			}
-			g.count(op)
 			try, cancel := context.WithTimeout(ctx, patience)
 			out, err := f(try, in)
 			if try.Err() != nil {

@@ -154,5 +154,13 @@ const (
 	copyTimeout = 30 * time.Minute // of a call that moves a disk's content
 )
 
+// unless forgets an error of one kind: what was to go is gone already.
+func unless(kind errorKind, err error) error {
+	if err == nil || kindOf(err) != kind {
+		return err
+	}
+	return nil
+}
+
 // patient marks the context of such a call.
 type patient struct{}

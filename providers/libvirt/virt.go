@@ -17,9 +17,6 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// linked says whether the library's bindings are part of this program. The library itself is opened when the first connection is made.
-const linked = true
-
 // events runs the library's event loop, once for the process. It must be registered before the first connection is opened.
 var events = sync.OnceValue(func() error {
 	if err := virt.EventRegisterDefaultImpl(); err != nil {
@@ -47,6 +44,7 @@ const (
 // conn is a link over libvirt's own library.
 type conn struct {
 	c    *virt.Connect
+	uri  string
 	lost func(error)
 	once sync.Once
 	dead chan struct{}
@@ -91,7 +89,7 @@ func connect(uri string, event func(event), lost func(error)) (*conn, error) {
 		}
 		return nil, e
 	}
-	l := &conn{c: c, lost: lost, dead: make(chan struct{})}
+	l := &conn{c: c, uri: uri, lost: lost, dead: make(chan struct{})}
 	_ = c.SetKeepAlive(keepaliveInterval, keepaliveCount) // drivers without a wire have none
 	_ = c.RegisterCloseCallback(func(_ *virt.Connect, reason virt.ConnectCloseReason) {
 		l.broken(fmt.Errorf("the connection has closed (%d)", reason))
@@ -286,28 +284,40 @@ func (l *conn) Destroy(ctx context.Context, name string) error {
 		}
 		return struct{}{}, nil
 	})
-	if kindOf(err) == noDomain && err != nil {
-		return nil
-	}
-	return err
+	return unless(noDomain, err)
 }
 
-// Console follows the serial console until the stream ends.
+// Console follows the serial console until the stream ends. It has a connection of its own: while one thread waits for a stream's data, the answers to
+// other threads' calls on the same connection wait with it, until something else arrives (seen with libvirt 9.0: the next keepalive, 5 s later).
 func (l *conn) Console(ctx context.Context, name string, w io.Writer) error {
-	st, err := withDomain(ctx, l, name, func(d *virt.Domain) (*virt.Stream, error) {
-		st, err := l.c.NewStream(0)
+	type console struct {
+		c  *virt.Connect
+		st *virt.Stream
+	}
+	open, err := do(ctx, l, func() (out console, err error) {
+		if out.c, err = virt.NewConnect(l.uri); err != nil {
+			return out, err
+		}
+		_ = out.c.SetKeepAlive(keepaliveInterval, keepaliveCount)
+		d, err := out.c.LookupDomainByName(name)
+		if err == nil {
+			defer d.Free() //nolint:errcheck // a reference of ours
+			if out.st, err = out.c.NewStream(0); err == nil {
+				if err = d.OpenConsole("", out.st, virt.DOMAIN_CONSOLE_FORCE); err != nil {
+					_ = out.st.Free()
+				}
+			}
+		}
 		if err != nil {
-			return nil, err
+			_, _ = out.c.Close()
 		}
-		if err := d.OpenConsole("", st, virt.DOMAIN_CONSOLE_FORCE); err != nil {
-			_ = st.Free()
-			return nil, err
-		}
-		return st, nil
+		return out, err
 	})
 	if err != nil {
 		return err
 	}
+	st := open.st
+	defer open.c.Close() //nolint:errcheck // only read
 	defer st.Free() //nolint:errcheck // a reference of ours
 	ended := make(chan struct{})
 	defer close(ended)
@@ -589,10 +599,7 @@ func (l *conn) CopyVolume(ctx context.Context, pool, xml, fromPool, from string)
 
 func (l *conn) DeleteVolume(ctx context.Context, pool, name string) error {
 	_, err := withVolume(ctx, l, pool, name, func(v *virt.StorageVol) (struct{}, error) { return struct{}{}, v.Delete(0) })
-	if kindOf(err) == noVolume && err != nil {
-		return nil
-	}
-	return err
+	return unless(noVolume, err)
 }
 
 func (l *conn) Upload(ctx context.Context, pool, name string, r io.Reader, size int64) error {
