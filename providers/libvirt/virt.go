@@ -318,7 +318,7 @@ func (l *conn) Console(ctx context.Context, name string, w io.Writer) error {
 	}
 	st := open.st
 	defer open.c.Close() //nolint:errcheck // only read
-	defer st.Free() //nolint:errcheck // a reference of ours
+	defer st.Free()      //nolint:errcheck // a reference of ours
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
