@@ -68,7 +68,7 @@ Write a configuration, start a master, ask for a build, watch it:
 	add(root, "config", newInitCmd(a), newValidateCmd(a), newFmtCmd(a), newPlanCmd(a), newShowCmd(a), newApplyCmd(a), newRollbackCmd(a), newGenerationsCmd(a),
 		newReconfigCmd(a))
 	add(root, "master", a.newMasterCmd(), newStatusCmd(a), newSimCmd(a))
-	add(root, "builds", newForceCmd(a), newBuildsCmd(a), newBuildCmd(a), newLogsCmd(a), newCancelCmd(a), newRequestsCmd(a), newExplainCmd(a),
+	add(root, "builds", newForceCmd(a), newBuildsCmd(a), newBuildCmd(a), newLogsCmd(a), newConsoleCmd(a), newCancelCmd(a), newRequestsCmd(a), newExplainCmd(a),
 		newTraceCmd(a), newBuildersCmd(a))
 	add(root, "workers", newWorkersCmd(a), newInstancesCmd(a), newImagesCmd(a), newLibvirtCmd(a), newImageCmd(a), newPauseCmd(a), newUnpauseCmd(a), newEndCmd(a), newReapCmd(a))
 	add(root, "", a.newVersionCmd())

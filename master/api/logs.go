@@ -32,6 +32,7 @@ func (s *Server) registerLogs() {
 	raw := op(http.MethodGet, logsPath+"/raw", "readRawLog", "logs", "Read a log as it came", 404)
 	raw.Responses = map[string]*huma.Response{"200": {Description: "The log's bytes", Content: map[string]*huma.MediaType{"text/plain": {}}}}
 	huma.Register(s.api, raw, s.rawLog)
+	s.registerConsole()
 }
 
 func (s *Server) openLog(ctx context.Context, p LogPath) (Log, error) {
