@@ -2,6 +2,7 @@ package sim
 
 import (
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
@@ -37,6 +38,7 @@ func (w *world) commit(b core.Batch) {
 			w.fail("a build ends once", "build %d was %s and is written again", r.ID, old.Result)
 		} else if !ok {
 			w.checkLeaving(r)
+			w.assigned[r.ID] = true
 		}
 		r.Requests = append([]reqID(nil), r.Requests...)
 		d.builds[r.ID] = r
@@ -62,11 +64,37 @@ func (w *world) commit(b core.Batch) {
 	}
 	for _, r := range b.Delta.Builds {
 		w.checkGiven(r)
+		w.checkLocks(r)
 	}
 	for _, s := range b.Delta.Schedules {
 		d.schedules[s.Name] = s.Last
 	}
 	d.next.NextBuild, d.next.NextOp = b.Delta.NextBuild, b.Delta.NextOp
+	clear(w.assigned)
+}
+
+// checkLocks: a build that has just got its worker shares no lock that it or another build holds exclusively, whatever the lock was when the other got it.
+func (w *world) checkLocks(b core.Build) {
+	if !w.assigned[b.ID] || b.Phase == model.BuildDone {
+		return
+	}
+	for _, a := range b.Locks {
+		i := slices.IndexFunc(w.running.Locks, func(l core.Lock) bool { return l.Name == a.Lock })
+		if i < 0 {
+			continue
+		}
+		for _, id := range sortedKeys(w.disk.builds) {
+			o := w.disk.builds[id]
+			if o.Phase == model.BuildDone || id == b.ID || w.running.Locks[i].PerWorker && o.Worker != b.Worker {
+				continue
+			}
+			for _, h := range o.Locks {
+				if h.Lock == a.Lock && (h.Exclusive || a.Exclusive) {
+					w.fail("an exclusive holder is the only one", "build %d gets lock %s, which build %d holds", b.ID, a.Lock, id)
+				}
+			}
+		}
+	}
 }
 
 func (d *disk) saved() core.Saved {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
@@ -88,6 +89,21 @@ func (w *world) switchOn(v *vm) {
 	})
 }
 
+// removeWaking takes a worker out of the configuration while its instance is being started, or lets its provider end it, or both.
+func (w *world) removeWaking(in core.Instance) {
+	if v := w.vms[in.Key]; v.live() && v.off && w.fault("sleeper-vanishes") {
+		w.trace("VANISHES %s", v.key)
+		v.goneAt = w.now
+	}
+	c := w.running
+	if i := slices.IndexFunc(c.Workers, func(k core.Worker) bool { return k.Name == in.Worker }); i >= 0 && len(c.Workers) > 1 {
+		c.Workers = without(slices.Clone(c.Workers), i)
+		c.Builders = slices.Clone(c.Builders)
+		w.mend(&c)
+		w.apply(c)
+	}
+}
+
 // somebody stops, starts or ends a machine behind our back.
 func (w *world) somebody() {
 	var live []*vm
@@ -171,6 +187,9 @@ func (w *world) checkWake(in core.Instance) {
 	for _, c := range w.running.Workers {
 		if c.Name == in.Worker && c.Spec == in.Spec && (c.Idle == core.IdleStop || c.Idle == core.IdleHibernate) {
 			w.wakes++
+			if w.applies && !w.quiet && w.chance(0.15) {
+				w.after(w.between(0, 10*time.Second), "remove what wakes", func() { w.removeWaking(in) })
+			}
 			return
 		}
 	}

@@ -84,8 +84,9 @@ type world struct {
 	reaping   key                    // that somebody orders the end of
 	leaves    int
 	reaps     int
-	lost      int            // machines of lost states
-	explained map[key]string // a fault broke the provider's promise for this instance: the sweep may have to act
+	lost      int              // machines of lost states
+	assigned  map[buildID]bool // in the step that is being stored
+	explained map[key]string   // a fault broke the provider's promise for this instance: the sweep may have to act
 
 	out  io.Writer
 	hash hash.Hash64
