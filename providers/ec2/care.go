@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func (p *provider) associate(ctx context.Context, r *record) error {
 		r.Assoc = aws.ToString(a.AssociationId)
 		return nil
 	case holder != "" || aws.ToString(a.AssociationId) != "":
-		return fmt.Errorf("%s has it", holder+aws.ToString(a.NetworkInterfaceId))
+		return fmt.Errorf("%s has it", cmp.Or(holder, aws.ToString(a.NetworkInterfaceId), "something else"))
 	}
 	got, err := p.api.AssociateAddress(call, &ec2.AssociateAddressInput{
 		AllocationId: a.AllocationId, InstanceId: aws.String(r.ID), AllowReassociation: aws.Bool(false),
