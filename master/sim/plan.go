@@ -24,7 +24,7 @@ var faultKinds = []struct {
 	{"stop-fails-before", 0.3}, {"stop-fails-after", 0.3}, {"stop-forgotten", 0.3}, {"stop-hangs", 0.2}, {"stop-slow", 0.1},
 	{"start-fails-before", 0.3}, {"start-fails-after", 0.3}, {"start-forgotten", 0.3}, {"start-hangs", 0.2},
 	{"sleeper-vanishes", 0.5}, {"somebody-starts", 0.5}, {"somebody-stops", 0.3},
-	{"check-fails", 0.3}, {"check-stale", 0.2}, {"list-fails", 0.3}, {"list-stale", 0.3},
+	{"check-fails", 0.3}, {"check-stale", 0.2}, {"check-slow", 0.2}, {"list-fails", 0.3}, {"list-stale", 0.3},
 	{"agent-never-attaches", 0.15}, {"agent-attaches-twice", 0.2}, {"agent-drops", 0.3}, {"agent-half-open", 0.2}, {"agent-dies", 0.1}, {"thief-attaches", 0.2},
 	{"vm-dies", 0.15}, {"crash-before-effects", 0.01}, {"crash-after-effects", 0.01}, {"spot-notice", 0.1}, {"schedule-fails", 0.3}, {"clock-jump", 0.002}, {"timer-late", 0.3},
 	{"host-down", 0.7}, {"rooms-fail", 0.5}, {"told-never", 0.5}, {"told-late", 0.5}, {"told-twice", 0.5},
