@@ -34,14 +34,14 @@ func TestASpotInterruptionCostsTheBuildNoAttempt(t *testing.T) {
 	t.Parallel()
 	w, service := watched(t, imdstest.Action, `{"action": "terminate", "time": "2026-09-18T08:22:00Z"}`)
 	id := w.force("b")
-	w.withdrawn(service, imdstest.Action, "the provider takes the instance back: terminate at 2026-09-18T08:22:00Z")
+	w.withdrawn(service, imdstest.Action, "the provider takes the instance back (spot-interruption): terminate at 2026-09-18T08:22:00Z")
 	r := w.done(id, 40*time.Second)
 	if r.Result != model.Success || r.Attempts != 1 {
 		t.Errorf("got %s after %d attempts (%s)", r.Result, r.Attempts, r.Text)
 	}
 	w.checkTalk(r.Build, 0, long)
-	if n := len(w.instances()); n != 2 || r.Build != 2 {
-		t.Errorf("%d instances were made, want 2; build %d succeeded, want 2", n, r.Build)
+	if n := len(w.instances()); n < 2 || int(r.Build) != n { // on a busy machine the next one may have heard of it, too
+		t.Errorf("%d instances were made and build %d succeeded; want one build on each, and at least 2", n, r.Build)
 	}
 	if b := get[api.Build](w, "/builds/1"); b.Result != model.Retry || !strings.Contains(b.Text, "takes the instance back") {
 		t.Errorf("the first build: %s (%s)", b.Result, b.Text)
