@@ -33,6 +33,13 @@ var (
 	classTerminate = class{burst: 100, perSec: 5, attempt: 10 * time.Second}
 )
 
+// What is used of a bucket. Requests do not arrive as evenly as they are sent: of two that leave one after the other, the second may be there first,
+// and then EC2's bucket has not been refilled yet.
+const (
+	burstShare = 0.8
+	rateShare  = 0.95
+)
+
 // governor keeps every operation within its bucket and repeats what was throttled or lost, inside the caller's deadline. Every call of this
 // package may be repeated: reads change nothing, RunInstances carries a token, and the others are idempotent by their nature.
 type governor struct {
@@ -56,8 +63,8 @@ func (g *governor) bucket(op string, c class) *bucket {
 	defer g.mu.Unlock()
 	b := g.buckets[op]
 	if b == nil {
-		full := rate.Limit(c.perSec * g.factor)
-		b = &bucket{limit: rate.NewLimiter(full, max(int(float64(c.burst)*g.factor), 1)), full: full}
+		full := rate.Limit(c.perSec * g.factor * rateShare)
+		b = &bucket{limit: rate.NewLimiter(full, max(int(float64(c.burst)*g.factor*burstShare), 1)), full: full}
 		g.buckets[op] = b
 	}
 	return b
