@@ -36,6 +36,8 @@ var events = sync.OnceValue(func() error {
 	return nil
 })
 
+const refreshTries = 50 // a tenth of a second apart
+
 const (
 	keepaliveInterval = 5 // seconds between probes of a silent connection…
 	keepaliveCount    = 3 // …and how many may stay unanswered
@@ -480,8 +482,17 @@ func (l *conn) PoolOf(ctx context.Context, dir string) (string, error) {
 }
 
 func (l *conn) Refresh(ctx context.Context, name string) error {
-	_, err := withPool(ctx, l, name, func(p *virt.StoragePool) (struct{}, error) { return struct{}{}, p.Refresh(0) })
-	return err
+	for n := 0; ; n++ { // libvirt refuses while somebody fills a volume of the pool
+		_, err := withPool(ctx, l, name, func(p *virt.StoragePool) (struct{}, error) { return struct{}{}, p.Refresh(0) })
+		if err == nil || n == refreshTries || !strings.Contains(err.Error(), "asynchronous jobs running") {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (l *conn) Volumes(ctx context.Context, name string) ([]volume, error) {
