@@ -159,11 +159,17 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 	if in.Detail == neverStarted { // only its record is there: the caller may Create it, or Destroy the record
 		return providers.Instance{}, providers.Errorf(providers.NotFound, "get", "instance %q was %s", key, neverStarted)
 	}
+	if in.Detail == beingStarted { // by a call that is under way; or by a master that was killed in a fork, and then nothing may come of it
+		return providers.Instance{}, providers.Errorf(providers.Transient, "get", "instance %q %s: look again", key, beingStarted)
+	}
 	return in, nil
 }
 
 // neverStarted is said of an instance whose master ended between its record and its process.
 const neverStarted = "never started: its master ended before it could"
+
+// beingStarted is said of an instance that somebody holds the lock of, and that has no process yet.
+const beingStarted = "is being started"
 
 // List implements providers.Provider.
 func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers.Instance, error) {
@@ -210,7 +216,7 @@ func (p *provider) show(e *entry) providers.Instance {
 	case e.process.PID != 0:
 		in.State, in.Detail = providers.Failed, p.epitaph(e.Key, "ended")
 	case locked(p.dir(e.Key)):
-		in.State, in.Detail = providers.Pending, "is being started"
+		in.State, in.Detail = providers.Pending, beingStarted
 	default:
 		in.State, in.Detail = providers.Pending, neverStarted
 		if again, err := load(p.dir(e.Key), e.Key); err == nil && again.process.alive() { // started since e was read

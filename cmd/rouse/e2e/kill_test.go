@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -208,17 +207,6 @@ func TestKillNineAtAnyPoint(t *testing.T) {
 	}
 }
 
-// neverBegun says whether the first of two attempts never began: a master that is killed while it forks leaves a process that is not the agent yet and
-// looks like one that is being started. It ends with nothing done, and the build has another instance.
-func (w *world) neverBegun(r api.Request) bool {
-	w.t.Helper()
-	if r.Attempts != 2 || r.Build < 2 {
-		return false
-	}
-	first := get[api.BuildDetail](w, fmt.Sprintf("/builds/%d", r.Build-1))
-	return first.StartedAt.IsZero() && strings.Contains(first.Text, "vanished before its agent attached")
-}
-
 // submitOnce asks for the build unless it is there already. It says whether a master has acknowledged it: from then on it must be there.
 func (w *world) submitOnce(builder string, acknowledged bool) bool {
 	w.t.Helper()
@@ -240,7 +228,7 @@ func (w *world) submitOnce(builder string, acknowledged bool) bool {
 func (w *world) checkKilled(id model.RequestID, builder string) {
 	w.t.Helper()
 	r := w.done(id, 40*time.Second)
-	if r.Result != model.Success || r.Attempts != 1 && !w.neverBegun(r) {
+	if r.Result != model.Success || r.Attempts != 1 {
 		w.t.Fatalf("got %s after %d attempts (%s), want success at once", r.Result, r.Attempts, r.Text)
 	}
 	ends := 0
