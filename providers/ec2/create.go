@@ -68,7 +68,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, s Spec
 	if in, found, err := p.existing(ctx, req.Key, r); found || err != nil {
 		return in, err
 	}
-	done, err := p.admit(ctx)
+	done, err := p.admit(ctx, req.Key)
 	if err != nil {
 		return providers.Instance{}, err
 	}
@@ -299,7 +299,7 @@ func (p *provider) refused(ctx context.Context, req providers.CreateRequest, s S
 }
 
 // admit holds max_instances, counting what lives and what is being launched.
-func (p *provider) admit(ctx context.Context) (done func(), err error) {
+func (p *provider) admit(ctx context.Context, key providers.Key) (done func(), err error) {
 	if p.cfg.MaxInstances == 0 {
 		return func() {}, nil
 	}
@@ -307,10 +307,10 @@ func (p *provider) admit(ctx context.Context) (done func(), err error) {
 	if err != nil {
 		return nil, fail("create", err, "count instances for max_instances")
 	}
-	if !p.memory.admit(list, p.cfg.MaxInstances, time.Now(), p.cfg.Settle) {
+	if !p.memory.admit(key, list, p.cfg.MaxInstances, time.Now(), p.cfg.Settle) {
 		return nil, providers.Errorf(providers.OverQuota, "create", "there are %d instances, as many as max_instances allows", p.cfg.MaxInstances)
 	}
-	return p.memory.admitted, nil
+	return func() { p.memory.admitted(key) }, nil
 }
 
 // lookup asks for instances with this key, of any owner and in any state. Questions that come together are one call.

@@ -295,14 +295,8 @@ func TestMaxInstancesIsNotExceededByLaunchesAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(a.living()); n > 5 || n == 0 {
-		t.Errorf("%d live, max_instances is 5", n)
-	}
-	for i := range 6 { // launches that were under way may have been counted twice: what was refused for that is admitted now
-		_, _ = r.Create(t.Context(), request(providers.Key(fmt.Sprintf("later-%d", i)), testSpec()))
-	}
 	if n := len(a.living()); n != 5 {
-		t.Errorf("%d live at the end, max_instances is 5", n)
+		t.Errorf("%d live, max_instances is 5", n)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 type memory struct {
 	mu        sync.Mutex
 	m         map[providers.Key]*known
-	launching int64 // admitted, and not launched or refused yet
+	launching map[providers.Key]bool // admitted, and not launched or refused yet
 
 	impaired map[string]string // what is wrong with instances, by ID; replaced as a whole
 	healthAt time.Time         // when to ask next
@@ -113,6 +113,11 @@ func (m *memory) change(key providers.Key, f func(*known)) {
 func (m *memory) merge(list []seen, now time.Time, settle time.Duration) []seen {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.merged(list, now, settle)
+}
+
+// merged is merge with the lock held.
+func (m *memory) merged(list []seen, now time.Time, settle time.Duration) []seen {
 	best := make(map[providers.Key]seen, len(list))
 	order := make([]providers.Key, 0, len(list))
 	for _, s := range list {
@@ -147,26 +152,33 @@ func (m *memory) merge(list []seen, now time.Time, settle time.Duration) []seen 
 	return whole
 }
 
-// admit takes a place below a number of instances, if there is one.
-func (m *memory) admit(list []seen, limit int64, now time.Time, settle time.Duration) bool {
-	live := int64(0)
-	for _, s := range m.merge(list, now, settle) {
-		if !s.leaving() {
-			live++
-		}
-	}
+// admit takes a place for a key below a number of instances, if there is one. A launch that is under way counts once, whether the list has its
+// instance already or not.
+func (m *memory) admit(key providers.Key, list []seen, limit int64, now time.Time, settle time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if live+m.launching >= limit {
+	counted := map[providers.Key]bool{}
+	for _, s := range m.merged(list, now, settle) {
+		if !s.leaving() {
+			counted[s.Key] = true
+		}
+	}
+	for k := range m.launching {
+		counted[k] = true
+	}
+	if int64(len(counted)) >= limit {
 		return false
 	}
-	m.launching++
+	if m.launching == nil {
+		m.launching = map[providers.Key]bool{}
+	}
+	m.launching[key] = true
 	return true
 }
 
 // admitted gives back the place of a launch, which is counted as an instance from now on, or not at all.
-func (m *memory) admitted() {
+func (m *memory) admitted(key providers.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.launching--
+	delete(m.launching, key)
 }
