@@ -45,7 +45,9 @@ func (p point) arm(ctx context.Context, w *world) func(*master, line) {
 			}
 			return
 		}
-		if !l.match(p.line) || p.event != "" && p.event != l.Event {
+		// An agent on a busy machine may attach before its master has the answer to the create: then that is the moment.
+		reached := l.match(p.line) || p.line == "instance booting" && l.match("worker attached")
+		if !reached || p.event != "" && p.event != l.Event {
 			return
 		}
 		if seen++; seen != max(p.nth, 1) {
