@@ -54,8 +54,14 @@ func (s *State) fail(w *worker, class, why string) {
 			s.endBuild(b, verdict{result: model.Exception, text: why})
 		}
 	}
-	s.giveUp(w, why)
+	s.giveUp(w, verdict{result: model.Retry, text: why, free: refusedForNow(class)})
 	s.touch(w)
+}
+
+// refusedForNow says whether a provider had no room for an instance, or wants to be asked later. Nothing was made and nothing tried, so no attempt is charged: else
+// a shortage of some seconds would end all that waits, as soon as a pool has more workers than a request has attempts.
+func refusedForNow(class string) bool {
+	return class == OpNoCapacity.String() || class == OpOverQuota.String() || class == OpThrottled.String()
 }
 
 // endsBuilds says whether a failure shows that no instance can ever be made as it is configured. One that was made and cannot be started again does not.

@@ -90,7 +90,7 @@ func (s *State) reconcileStandard(w *worker) {
 		if at := w.lostAt.Add(ResumeGrace); s.now.Before(at) {
 			wake = at
 		} else {
-			s.giveUp(w, "the worker was lost and did not come back within "+ResumeGrace.String())
+			s.giveUp(w, verdict{result: model.Retry, text: "the worker was lost and did not come back within " + ResumeGrace.String()})
 		}
 	}
 	if m := w.cfg.MissingTimeout; m > 0 && !w.told && !w.facts.Retired {
@@ -112,9 +112,9 @@ func (s *State) notify(kind string, w *worker, text string) {
 }
 
 // giveUp ends all builds of a worker for a retry: at once those without a runner, by order the others.
-func (s *State) giveUp(w *worker, why string) {
+func (s *State) giveUp(w *worker, v verdict) {
 	for _, b := range append([]*Build(nil), w.builds...) {
-		s.stopBuild(b, verdict{result: model.Retry, text: why})
+		s.stopBuild(b, v)
 	}
 }
 
