@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 )
 
 // A journal is what this provider must not forget: StateDir/KEY/launch.json for each key that a launch was tried for, and StateDir/KEY/doomed once
@@ -21,8 +22,7 @@ const (
 	fileLaunch = "launch.json"
 	fileDoomed = "doomed"
 
-	maxRecord = 64 << 10       // bytes of launch.json
-	keepDoom  = 48 * time.Hour // EC2 keeps client tokens and lists terminated instances for less
+	keepDoom = 48 * time.Hour // EC2 keeps client tokens and lists terminated instances for less
 )
 
 // record is how far the launch for a key has come.
@@ -79,19 +79,17 @@ func (j journal) lock(ctx context.Context, key providers.Key) (unlock func(), er
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return lock(ctx, dir)
+	return durable.Lock(ctx, dir)
 }
 
 // load returns the record of a key, or nil.
 func (j journal) load(key providers.Key) (*record, error) {
-	data, err := os.ReadFile(j.path(key, fileLaunch))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	data, err := durable.Read(j.path(key, fileLaunch))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	case err != nil:
+	}
+	if err != nil {
 		return nil, err
-	case len(data) > maxRecord:
-		return nil, fmt.Errorf("%s has %d bytes", j.path(key, fileLaunch), len(data))
 	}
 	var r record
 	if err := json.Unmarshal(data, &r); err != nil {
@@ -106,7 +104,7 @@ func (j journal) save(r *record) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(j.dir, string(r.Key)), fileLaunch, data)
+	return durable.Write(filepath.Join(j.dir, string(r.Key)), fileLaunch, data)
 }
 
 // doom remembers that a Destroy of this key was accepted.
@@ -118,7 +116,7 @@ func (j journal) doom(key providers.Key) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return write(dir, fileDoomed, nil)
+	return durable.Write(dir, fileDoomed, nil)
 }
 
 func (j journal) doomed(key providers.Key) bool {
@@ -165,27 +163,4 @@ func (j journal) all(now time.Time) ([]*record, error) {
 		}
 	}
 	return list, nil
-}
-
-// write makes or replaces a file as a whole, and syncs it and its directory.
-func write(dir, name string, data []byte) error {
-	f, err := os.CreateTemp(dir, "."+name+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return err
-	}
-	return syncDir(dir)
 }

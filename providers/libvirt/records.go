@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 )
 
 // record is what must be known of a key besides what the hosts say: where it was to be made, so that a repeated create cannot make it on two
@@ -76,7 +77,7 @@ func (r *records) file(k providers.Key) string { return filepath.Join(r.dir, str
 func (r *records) reload(k providers.Key) (rec record, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b, err := os.ReadFile(r.file(k))
+	b, err := durable.Read(r.file(k))
 	if errors.Is(err, os.ErrNotExist) {
 		return rec, nil
 	}
@@ -105,20 +106,8 @@ func (r *records) save(k providers.Key, rec record) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(r.dir, string(k)+".*.new") // another process may be at it
-	if err != nil {
+	if err := durable.Write(r.dir, filepath.Base(r.file(k)), b); err != nil {
 		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), r.file(k))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if d, err := os.Open(r.dir); err == nil {
-		_ = d.Sync()
-		_ = d.Close()
 	}
 	r.all[k] = rec
 	return nil

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 )
 
 // Create implements providers.Provider.
@@ -80,7 +81,7 @@ func (p *provider) fresh(req providers.CreateRequest, spec Spec, binary string) 
 	if err != nil {
 		return none, disk(err)
 	}
-	unlock, err := lock(context.Background(), tmp)
+	unlock, err := durable.Lock(context.Background(), tmp)
 	if err != nil {
 		_ = os.Remove(tmp)
 		return none, disk(err)
@@ -130,7 +131,7 @@ func (p *provider) existing(ctx context.Context, req providers.CreateRequest, sp
 	if e.process.PID != 0 || e.doomed {
 		return p.show(&e), nil
 	}
-	unlock, err := lock(ctx, dir)
+	unlock, err := durable.Lock(ctx, dir)
 	if err != nil {
 		return none, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 )
 
 // killTimeout bounds one attempt to kill everything; the next Destroy tries again.
@@ -61,7 +62,7 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 func (p *provider) end(key providers.Key) error {
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Grace+killTimeout)
 	defer cancel()
-	unlock, err := lock(ctx, p.dir(key))
+	unlock, err := durable.Lock(ctx, p.dir(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -112,7 +113,7 @@ func (p *provider) watch(e entry) {
 			return // closed
 		}
 		dir := p.dir(e.Key)
-		unlock, err := lock(p.ctx, dir)
+		unlock, err := durable.Lock(p.ctx, dir)
 		if err != nil {
 			return // gone, or closed
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 )
 
 // provider is one handle on a StateDir.
@@ -109,7 +110,7 @@ func (p *provider) adopt() {
 func (p *provider) adoptOne(e entry) {
 	if e.process.PID == 0 {
 		dir := p.dir(e.Key)
-		unlock, err := lock(p.ctx, dir)
+		unlock, err := durable.Lock(p.ctx, dir)
 		if err != nil {
 			return // gone, or closed
 		}
@@ -199,7 +200,7 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 // show derives an instance's state from its facts.
 func (p *provider) show(e *entry) providers.Instance {
 	in := providers.Instance{Key: e.Key, Worker: e.Worker, CreatedAt: e.Created}
-	if e.process.PID == 0 && !e.doomed && !locked(p.dir(e.Key)) {
+	if e.process.PID == 0 && !e.doomed && !durable.Locked(p.dir(e.Key)) {
 		e.process, _ = e.find() // its master has died between start and record
 	}
 	if e.process.PID != 0 {
@@ -215,7 +216,7 @@ func (p *provider) show(e *entry) providers.Instance {
 		in.State = providers.Running
 	case e.process.PID != 0:
 		in.State, in.Detail = providers.Failed, p.epitaph(e.Key, "ended")
-	case locked(p.dir(e.Key)):
+	case durable.Locked(p.dir(e.Key)):
 		in.State, in.Detail = providers.Pending, beingStarted
 	default:
 		in.State, in.Detail = providers.Pending, neverStarted

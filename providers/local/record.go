@@ -3,7 +3,6 @@
 package local
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,9 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 )
 
 // Names in an instance's directory.
@@ -29,8 +27,6 @@ const (
 	dirWork     = "work"
 	dirTmp      = "tmp"
 )
-
-const maxRecord = 64 << 10 // bytes of a file above
 
 // record is the intent: what is known before anything is started.
 type record struct {
@@ -94,80 +90,23 @@ func load(dir string, key providers.Key) (entry, error) {
 }
 
 func readJSON(name string, into any) error {
-	f, err := os.Open(name)
+	data, err := durable.Read(name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	buf := make([]byte, maxRecord)
-	n, err := f.Read(buf)
-	if err == nil {
-		err = json.Unmarshal(buf[:n], into)
-	}
-	if err != nil {
+	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
 
-// writeJSON replaces a file at once; with sync, it outlives a loss of power when writeJSON has returned.
+// writeJSON replaces a file at once; with sync, a loss of power leaves it whole, too.
 func writeJSON(dir, name string, v any, sync bool) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+name+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
-}
-
-// lock takes the lock of an instance, which is on its directory, so that it comes and goes with it and ends with its holder. The lock outlives
-// a rename: the caller must look again at what the path holds now.
-func lock(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
-		case err == nil:
-			return func() { _ = f.Close() }, nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// locked says whether somebody holds the lock of an instance right now.
-func locked(dir string) bool {
-	f, err := os.Open(dir)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return durable.Replace(dir, name, data, sync)
 }
 
 // remove deletes a directory's entries but those to keep, without following a symbolic link out of it. Directories that nobody may
