@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/core/queue"
 	"github.com/rouse-ci/rouse/master/core/schedule"
 	"github.com/rouse-ci/rouse/master/model"
@@ -110,6 +111,9 @@ func (s *State) configureWorkers(list []Worker, p *Prepared, stale []bool, first
 		in := w.facts.Instance
 		w.cfg, w.facts.Retired = *wc, false
 		w.facts.Outdated = in != nil && (in.Spec != wc.Spec || in.Provider != wc.Provider)
+		if in != nil && !w.facts.Outdated {
+			s.priced(w, in)
+		}
 		if !wc.Latent() && w.st.SeenAt.IsZero() {
 			w.st.SeenAt = s.now
 			s.dirtyWorker(w)
@@ -132,6 +136,15 @@ func (s *State) configureWorkers(list []Worker, p *Prepared, stale []bool, first
 		s.touch(w)
 	}
 	s.order = order
+}
+
+// priced gives an instance the price that was not known when it was asked for: a price comes from the provider, later than the first builds after a start. A
+// price that an instance has does not change.
+func (s *State) priced(w *worker, in *latent.Instance) {
+	if in.Price == 0 && w.cfg.Price > 0 || in.StoppedPrice == 0 && w.cfg.StoppedPrice > 0 {
+		in.Price, in.StoppedPrice = cmp.Or(in.Price, w.cfg.Price), cmp.Or(in.StoppedPrice, w.cfg.StoppedPrice)
+		s.dirtyWorker(w)
+	}
 }
 
 // dropWorker lets go of a retired worker that has nothing any more.
