@@ -90,7 +90,7 @@ func (m *master) change(ctx context.Context, t *turn, c change) (out api.Applied
 		return out, nil, err
 	}
 	t.enter("asking")
-	g, err := m.gather(ctx, cfg, c.refresh, true)
+	g, err := m.gather(ctx, cfg, c.refresh, toInstall)
 	if err != nil {
 		return out, nil, err
 	}
@@ -130,9 +130,18 @@ type gathered struct {
 	sn     *core.Snapshot
 }
 
-// gather reads what is live and, with refresh, asks the providers: those that are in use, and those that the new configuration would add or change. With open
-// these are opened, which is needed to ask them, and to install them.
-func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh, open bool) (*gathered, error) {
+// opening says what the providers of a new configuration are opened for.
+type opening int
+
+const (
+	notAtAll opening = iota
+	toAsk            // for a plan: they may not write
+	toInstall
+)
+
+// gather reads what is live and, with refresh, asks the providers: those that are in use, and those that the new configuration would add or change. These are
+// opened as open says, which is needed to ask them, and to install them.
+func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh bool, open opening) (*gathered, error) {
 	base := m.current.Load()
 	sn, err := m.engine.Snapshot(ctx)
 	if err != nil {
@@ -144,8 +153,8 @@ func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh, open bool
 		return nil, err
 	}
 	var findings []plan.Finding
-	if open {
-		g.fresh, findings, g.broken = m.house.openNew(ctx, cfg, base.cfg)
+	if open != notAtAll {
+		g.fresh, findings, g.broken = m.house.openNew(ctx, cfg, base.cfg, open == toAsk)
 	}
 	if refresh {
 		m.mu.Lock()

@@ -32,6 +32,7 @@ type priced struct {
 	open  int
 	most  int // open at once
 	made  int
+	asked int // opened only to be asked
 }
 
 func (k *priced) Open(ctx context.Context, env providers.Env) (providers.Provider, providers.Limits, error) {
@@ -40,6 +41,9 @@ func (k *priced) Open(ctx context.Context, env providers.Env) (providers.Provide
 	defer k.mu.Unlock()
 	k.open++
 	k.made++
+	if env.ReadOnly {
+		k.asked++
+	}
 	k.most = max(k.most, k.open)
 	return &pricedProvider{p, k}, lim, err
 }
@@ -251,6 +255,27 @@ func TestAPlanWithoutARefreshOpensNoProvider(t *testing.T) {
 	})
 }
 
+func TestAPlanOpensProvidersOnlyToAskThem(t *testing.T) {
+	t.Parallel()
+	s, k := newPriced(t)
+	s.write(text("", ""))
+	s.up()
+	opened := func(made, asked int, when string) {
+		t.Helper()
+		k.set(func() {
+			if k.made != made || k.asked != asked {
+				t.Errorf("%s: %d were opened, %d of them only to be asked; want %d, %d", when, k.made, k.asked, made, asked)
+			}
+		})
+	}
+	opened(1, 0, "at the start")
+	next := api.PlanAsk{Files: files(text("seed = 5", "")), Refresh: true}
+	must[plan.Plan](s, "/plan", next)
+	opened(2, 1, "for a plan")
+	must[api.Applied](s, "/apply", api.ApplyAsk{PlanAsk: next})
+	opened(3, 1, "to be installed")
+}
+
 func TestAFewPlansAreMadeAtOnceAndTheOthersWait(t *testing.T) {
 	t.Parallel()
 	s, k := newPriced(t)
@@ -358,7 +383,7 @@ func TestAProviderThatDoesNotAnswerHoldsUpNoPlanForLong(t *testing.T) {
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
-	opened, _, err := h.openNew(t.Context(), cfg, nil)
+	opened, _, err := h.openNew(t.Context(), cfg, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

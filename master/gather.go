@@ -216,8 +216,9 @@ func within[T any](ctx context.Context, limit time.Duration, f func(ctx context.
 	}
 }
 
-// openNew opens the providers of a configuration that are new or changed since old (nil: all), one after the other. Those that cannot be opened are findings and errors.
-func (h *house) openNew(ctx context.Context, cfg *hcl.Config, old *hcl.Config) (map[string]engine.Opened, []plan.Finding, error) {
+// openNew opens the providers of a configuration that are new or changed since old (nil: all), one after the other. Those that cannot be opened are findings and errors. With
+// readOnly they are good for being asked, and for nothing else.
+func (h *house) openNew(ctx context.Context, cfg *hcl.Config, old *hcl.Config, readOnly bool) (map[string]engine.Opened, []plan.Finding, error) {
 	set := map[string]engine.Opened{}
 	var findings []plan.Finding
 	var errs []error
@@ -226,7 +227,7 @@ func (h *house) openNew(ctx context.Context, cfg *hcl.Config, old *hcl.Config) (
 		if old != nil && h.same(b, old.Providers) {
 			continue
 		}
-		o, err := h.openWithin(ctx, b)
+		o, err := h.openWithin(ctx, b, readOnly)
 		if err != nil {
 			errs = append(errs, err)
 			findings = append(findings, plan.Finding{Provider: b.Name, Finding: providers.Finding{Fatal: true, Spec: -1, Summary: "The provider cannot be opened", Detail: err.Error()}})
@@ -238,9 +239,9 @@ func (h *house) openNew(ctx context.Context, cfg *hcl.Config, old *hcl.Config) (
 }
 
 // openWithin is open with a deadline. What comes after it is closed again.
-func (h *house) openWithin(ctx context.Context, b *hcl.Provider) (engine.Opened, error) {
+func (h *house) openWithin(ctx context.Context, b *hcl.Provider, readOnly bool) (engine.Opened, error) {
 	return within(ctx, openTimeout, func(ctx context.Context) (engine.Opened, error) {
-		o, err := h.open(ctx, b)
+		o, err := h.open(ctx, b, readOnly)
 		if err == nil && ctx.Err() != nil { // nobody waits for it any more
 			return o, errors.Join(ctx.Err(), o.Provider.Close())
 		}

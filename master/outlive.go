@@ -54,7 +54,7 @@ func (m *master) adopt(ctx context.Context, gen model.Generation, have map[strin
 			if missing[handle] == 0 {
 				continue
 			}
-			o, err := m.house.openWithin(ctx, b) // a start waits for it
+			o, err := m.house.openWithin(ctx, b, false) // a start waits for it
 			if err != nil {
 				m.log.Error("master: instances cannot be ended now: their provider cannot be opened as it was configured then; it is tried again",
 					"provider", handle, "generation", snap.Generation, "instances", missing[handle], "err", err)

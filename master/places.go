@@ -84,13 +84,13 @@ func (h *house) kindsOf(blocks []hcl.Provider) map[string]string {
 }
 
 // open opens the provider of one block. It may block as long as the kind likes.
-func (h *house) open(ctx context.Context, b *hcl.Provider) (engine.Opened, error) {
+func (h *house) open(ctx context.Context, b *hcl.Provider, readOnly bool) (engine.Opened, error) {
 	k := h.kinds[b.Kind]
 	if k == nil {
 		return engine.Opened{}, fmt.Errorf("open provider %s %q: this program has no such kind", b.Kind, b.Name)
 	}
 	dir := filepath.Join(h.stateDir, "providers", b.Kind, h.handle(b))
-	p, lim, err := k.Open(ctx, providers.Env{Name: b.Name, Owner: h.owner, Config: b.Config, StateDir: dir, Log: h.log})
+	p, lim, err := k.Open(ctx, providers.Env{Name: b.Name, Owner: h.owner, Config: b.Config, StateDir: dir, Log: h.log, ReadOnly: readOnly})
 	if err != nil {
 		return engine.Opened{}, fmt.Errorf("open provider %s %q: %w", b.Kind, b.Name, err)
 	}

@@ -59,7 +59,11 @@ func (c configs) Plan(ctx context.Context, ask api.PlanAsk) (*plan.Plan, error) 
 		return nil, refused(err)
 	}
 	done() // providers may take long
-	g, err := c.m.gather(ctx, cfg, ask.Refresh, ask.Refresh)
+	open := notAtAll
+	if ask.Refresh {
+		open = toAsk
+	}
+	g, err := c.m.gather(ctx, cfg, ask.Refresh, open)
 	if err != nil {
 		return nil, err
 	}
@@ -182,14 +186,14 @@ func PlanOffline(ctx context.Context, o Options, cfg *hcl.Config, refresh bool) 
 	s := &survey{}
 	var findings []plan.Finding
 	if refresh {
-		opened, found, _ := h.openNew(ctx, cfg, nil)
+		opened, found, _ := h.openNew(ctx, cfg, nil, true)
 		findings = found
 		if in.Old != nil { // what lives may be elsewhere
 			live := liveOf(sn)
 			for i := range in.Old.Providers {
 				b := &in.Old.Providers[i]
 				if handle := h.handle(b); live[handle] > 0 && opened[handle].Provider == nil {
-					if o, err := h.openWithin(ctx, b); err == nil {
+					if o, err := h.openWithin(ctx, b, true); err == nil {
 						opened[handle] = o
 					} else {
 						findings = append(findings, plan.Finding{Provider: b.Name, Finding: providers.Finding{Spec: -1, Summary: "Its instances cannot be listed", Detail: err.Error()}})

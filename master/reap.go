@@ -78,7 +78,7 @@ func OpenReaper(ctx context.Context, o ReapOptions) (_ *Reaper, err error) {
 	}
 	for i := range r.blocks {
 		b := &r.blocks[i]
-		if r.opened[b.Name], err = r.house.openWithin(ctx, b); err != nil {
+		if r.opened[b.Name], err = r.house.openWithin(ctx, b, false); err != nil {
 			delete(r.opened, b.Name)
 			return nil, err
 		}

@@ -14,7 +14,7 @@ import (
 
 // openFirst opens the providers that a new master needs: those of its configuration, and those of instances that an earlier one made.
 func (m *master) openFirst(ctx context.Context, first *loaded, live []core.Instance) error {
-	set, _, err := m.house.openNew(ctx, first.cfg, nil)
+	set, _, err := m.house.openNew(ctx, first.cfg, nil, false)
 	if err != nil {
 		_ = closeAll(set)
 		return err

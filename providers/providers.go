@@ -282,4 +282,9 @@ type Env struct {
 	StateDir string // a directory of this provider's own, mode 0700, which survives restarts
 	Log      *slog.Logger
 	Console  io.Writer // where a provider may show progress to a person; may be nil
+
+	// ReadOnly: the provider is opened for a plan. It is asked to List, Resolve, Price and Check, perhaps beside another handle of the same directory
+	// that works, and then closed. It must not write, neither in StateDir, which need not be there, nor at whoever has the instances; and not take up
+	// what an earlier handle left undone.
+	ReadOnly bool
 }

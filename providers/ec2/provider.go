@@ -59,8 +59,10 @@ func (Kind) Open(ctx context.Context, env providers.Env) (providers.Provider, pr
 // open makes a provider of an api, which tests fake.
 func open(env providers.Env, cfg Config, region string, a *api) (*provider, error) {
 	dir := filepath.Join(env.StateDir, "launches")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &providers.Error{Class: providers.BadConfig, Op: "open", Err: err}
+	if !env.ReadOnly {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, &providers.Error{Class: providers.BadConfig, Op: "open", Err: err}
+		}
 	}
 	p := &provider{
 		chooser: newChooser(a, cfg, region, env.Owner, env.Log), api: a, cfg: cfg, owner: env.Owner, region: region, log: env.Log, journal: journal{dir},
@@ -69,6 +71,9 @@ func open(env providers.Env, cfg Config, region string, a *api) (*provider, erro
 	p.poll = newPoller(p.base, &p.work, cfg.PollInterval, 2*cfg.CallTimeout, func(ctx context.Context) ([]seen, error) { return p.describeOwner(ctx, p.owner) })
 	p.looks = &batcher[[]seen]{window: lookWindow, size: 100, deadline: cfg.CallTimeout, base: p.base, work: &p.work, run: p.lookupKeys}
 	p.ends = &batcher[types.InstanceStateName]{window: endWindow, size: 100, deadline: cfg.CallTimeout, base: p.base, work: &p.work, run: p.terminateBatch}
+	if env.ReadOnly {
+		return p, nil
+	}
 	unfinished, err := p.journal.all(time.Now())
 	if err != nil {
 		p.stop()

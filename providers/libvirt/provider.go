@@ -20,9 +20,12 @@ var limits = providers.Limits{
 
 // provider is one provider block in force.
 type provider struct {
-	cfg     Config
-	owner   providers.Owner
-	log     *slog.Logger
+	cfg   Config
+	owner providers.Owner
+	log   *slog.Logger
+
+	readOnly bool // of Env
+
 	hosts   []*host
 	records *records
 	console *consoles
@@ -60,15 +63,17 @@ func open(env providers.Env, dial dialer) (*provider, error) {
 	if !ok {
 		return nil, providers.Errorf(providers.BadConfig, "open", "the configuration is a %T, not one of libvirt's", env.Config)
 	}
-	rec, err := openRecords(filepath.Join(env.StateDir, "instances"))
+	rec, err := openRecords(filepath.Join(env.StateDir, "instances"), env.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(env.StateDir, "consoles")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of consoles: %w", err)
+	if !env.ReadOnly {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the directory of consoles: %w", err)
+		}
 	}
-	p := &provider{cfg: cfg, owner: env.Owner, log: env.Log, records: rec, ends: map[string]string{}, placed: map[providers.Key]placement{},
+	p := &provider{cfg: cfg, owner: env.Owner, log: env.Log, readOnly: env.ReadOnly, records: rec, ends: map[string]string{}, placed: map[providers.Key]placement{},
 		console:   &consoles{dir: dir, live: map[providers.Key]*follower{}, broke: map[providers.Key]time.Time{}},
 		templates: templates{all: map[string]*memory{}, wanted: map[string]want{}, told: map[providers.Key]bool{}, since: time.Now()}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -210,7 +215,7 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 
 // seen takes up what an earlier life of this master may have left undone for an instance, and describes it.
 func (p *provider) seen(ctx context.Context, key providers.Key, f *found) providers.Instance {
-	if f.domain != nil && f.domain.Power == powerOn {
+	if f.domain != nil && f.domain.Power == powerOn && !p.readOnly {
 		p.orderAgain(ctx, f.link, f.domain)
 		p.console.follow(p, key, f.link)
 	}
@@ -287,7 +292,9 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 			if err != nil && kindOf(err) != noPool {
 				return nil, classify("list", h.Name, err)
 			}
-			p.tidyTemplates(ctx, h, l, volumes)
+			if !p.readOnly {
+				p.tidyTemplates(ctx, h, l, volumes)
+			}
 			for _, v := range volumes {
 				if key, ok := keyOfVolume(owner, v.Name); ok && !seen[key] {
 					seen[key] = true
@@ -296,8 +303,10 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 			}
 		}
 	}
-	p.records.tidy()
-	p.console.tidy()
+	if !p.readOnly {
+		p.records.tidy()
+		p.console.tidy()
+	}
 	return all, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,26 +38,32 @@ type records struct {
 	all map[providers.Key]record
 }
 
-func openRecords(dir string) (*records, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of instances: %w", err)
+func openRecords(dir string, readOnly bool) (*records, error) {
+	if !readOnly {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the directory of instances: %w", err)
+		}
 	}
 	r := &records{dir: dir, all: map[providers.Key]record{}}
 	names, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !(readOnly && errors.Is(err, fs.ErrNotExist)) {
 		return nil, fmt.Errorf("read the records of instances: %w", err)
 	}
 	for _, n := range names {
 		key, ok := strings.CutSuffix(n.Name(), ".json")
 		if !ok || !providers.Key(key).Valid() {
-			_ = os.Remove(filepath.Join(dir, n.Name())) // a half-written one
+			if !readOnly {
+				_ = os.Remove(filepath.Join(dir, n.Name())) // a half-written one
+			}
 			continue
 		}
 		if _, err := r.reload(providers.Key(key)); err != nil {
 			return nil, err
 		}
 	}
-	r.tidy()
+	if !readOnly {
+		r.tidy()
+	}
 	return r, nil
 }
 

@@ -25,6 +25,8 @@ type provider struct {
 	state string // StateDir, absolute
 	log   *slog.Logger
 
+	readOnly bool // of Env
+
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -48,7 +50,7 @@ func (Kind) Open(_ context.Context, env providers.Env) (providers.Provider, prov
 		err = errors.New("no state directory")
 	}
 	for _, d := range []string{"instances", "gone", "tmp", "trash"} {
-		if err == nil {
+		if err == nil && !env.ReadOnly {
 			err = os.MkdirAll(filepath.Join(state, d), 0o700)
 		}
 	}
@@ -60,10 +62,13 @@ func (Kind) Open(_ context.Context, env providers.Env) (providers.Provider, prov
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &provider{
-		cfg: cfg, owner: env.Owner, state: state, log: log,
+		cfg: cfg, owner: env.Owner, state: state, log: log, readOnly: env.ReadOnly,
 		busy: map[providers.Key]bool{}, creating: map[providers.Key]bool{}, watched: map[providers.Key]entry{}, kin: map[providers.Key]map[id]bool{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
+	if env.ReadOnly {
+		return p, limits, nil
+	}
 	p.adopt()
 	p.wg.Go(p.housekeep)
 	if collectEvery > 0 {
@@ -179,6 +184,9 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 		return nil, providers.Errorf(providers.Unknown, op, "%w", err)
 	}
 	names, err := os.ReadDir(filepath.Join(p.state, "instances"))
+	if p.readOnly && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, providers.Errorf(providers.Transient, op, "%w", err)
 	}
