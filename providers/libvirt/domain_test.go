@@ -1,14 +1,11 @@
 package libvirt
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"strings"
 	"testing"
 
-	"github.com/kdomanski/iso9660"
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/rouse-ci/rouse/providers"
@@ -296,66 +293,5 @@ func TestNoSecretIsInAnythingPersistent(t *testing.T) {
 	}
 	if len(h.content) > 0 || len(h.left()) > 0 {
 		t.Errorf("left: %v", h.left())
-	}
-}
-
-func TestSeedIsReadBack(t *testing.T) {
-	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Identity, spec.UserData = ByNoCloud, "#!/bin/sh\necho hello\n"
-	if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); err != nil {
-		t.Fatal(err)
-	}
-	var iso []byte
-	for path, b := range h.content {
-		if strings.HasSuffix(path, seedSuffix) {
-			iso = b
-		}
-	}
-	if len(iso) < 0x8050 || strings.TrimRight(string(iso[0x8028:0x8048]), " \x00") != "cidata" {
-		t.Fatalf("a seed of %d bytes without the label cidata", len(iso))
-	}
-	img, err := iso9660.OpenImage(bytes.NewReader(iso))
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := img.RootDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	children, err := root.GetChildren()
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string]string{}
-	for _, f := range children {
-		b, err := io.ReadAll(f.Reader())
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[f.Name()] = string(b)
-	}
-	if got := files["meta-data"]; got != "instance-id: me-w1-1\nlocal-hostname: w1\n" {
-		t.Errorf("meta-data in %v: %q", files, got)
-	}
-	user := files["user-data"]
-	_, after, _ := strings.Cut(user, "content: ")
-	line, _, _ := strings.Cut(after, "\n")
-	settings, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var a struct {
-		Master, Name, Token, Instance string
-		Orphan                        int    `json:"orphan_seconds"`
-		OnEnd                         string `json:"on_end"`
-	}
-	if err := json.Unmarshal(settings, &a); err != nil || a.Token != token || a.Name != "w1" || a.Instance != "me-w1-1" || a.Orphan != 3600 || a.OnEnd != "poweroff" {
-		t.Errorf("%s, %v", settings, err)
-	}
-	if !strings.Contains(user, "permissions: '0600'") || !strings.Contains(user, "text/x-shellscript") || !strings.Contains(user, "echo hello") {
-		t.Errorf("%s", user)
 	}
 }
