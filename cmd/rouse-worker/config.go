@@ -162,6 +162,9 @@ func readConfig(path string) (file, error) {
 	if f.OrphanSeconds > int64(365*24*time.Hour/time.Second) {
 		return f, fmt.Errorf("-config %s: orphan_seconds is more than a year", path)
 	}
+	if path == fromSMBIOS && f.Name != "" {
+		beCalled(f.Name)
+	}
 	if f.Remove && path != fromSMBIOS {
 		if err := os.Remove(path); err != nil {
 			return f, fmt.Errorf("-config: the file holds a secret and cannot be removed: %w", err)

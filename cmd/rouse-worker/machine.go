@@ -18,7 +18,19 @@ const (
 	smbiosLabel = "rouse.agent="
 )
 
-var dmiEntries = "/sys/firmware/dmi/entries" // replaced by tests
+// Replaced by tests.
+var (
+	dmiEntries   = "/sys/firmware/dmi/entries"
+	hostNameFile = "/proc/sys/kernel/hostname"
+)
+
+// beCalled makes the worker's name that of a machine whose whole identity came from its firmware: its image has none that fits. An agent that may not do
+// that does its work all the same.
+func beCalled(name string) {
+	if err := os.WriteFile(hostNameFile, []byte(name), 0o644); err != nil { //nolint:gosec // a file of the kernel's; the mode is not used
+		fmt.Fprintf(os.Stderr, "rouse: the machine keeps its host name: %v\n", err)
+	}
+}
 
 // readSMBIOS returns the settings from the machine's SMBIOS table.
 func readSMBIOS() ([]byte, error) {

@@ -25,6 +25,8 @@ func TestSettingsComeFromTheMachinesSMBIOSTable(t *testing.T) { //nolint:paralle
 	dir := t.TempDir()
 	defer func(old string) { dmiEntries = old }(dmiEntries)
 	dmiEntries = dir
+	defer func(old string) { hostNameFile = old }(hostNameFile)
+	hostNameFile = filepath.Join(dir, "hostname")
 	if _, err := readConfig(fromSMBIOS); err == nil {
 		t.Error("no table, and no error")
 	}
@@ -42,6 +44,13 @@ func TestSettingsComeFromTheMachinesSMBIOSTable(t *testing.T) { //nolint:paralle
 	got, err := readConfig(fromSMBIOS)
 	if want := (file{Master: "ws://h:1", Name: "w", Token: "t", Instance: "k"}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	if b, err := os.ReadFile(hostNameFile); err != nil || string(b) != "w" {
+		t.Errorf("the machine is called %q, %v", b, err)
+	}
+	hostNameFile = filepath.Join(dir, "none", "hostname") // where the machine keeps its name, the agent works, too
+	if got, err := readConfig(fromSMBIOS); err != nil || got.Name != "w" {
+		t.Errorf("%+v, %v", got, err)
 	}
 	write("11-1", smbiosLabel+"not base64!")
 	if _, err := readConfig(fromSMBIOS); err == nil {

@@ -4,7 +4,7 @@
 #   images/packer/build amazon-ebs -var region=eu-west-1                       # needs credentials for AWS
 #
 # It holds no secret and no address of a master: an instance gets these when it is made, as user data (EC2, or libvirt with identity = "nocloud")
-# or in its SMBIOS strings (libvirt's identity = "smbios"). What builds need besides goes into setup, a script of your own.
+# or in its SMBIOS strings (libvirt's identity = "smbios" or "credential"). What builds need besides goes into setup, a script of your own.
 #
 # Written for Packer 1.6, as Debian has it, and for later ones; those from 1.10 on want their plugins first:
 #   packer plugins install github.com/hashicorp/amazon
@@ -170,12 +170,16 @@ build {
     destination = "/tmp/rouse/setup"
   }
   provisioner "file" {
-    source      = "images/packer/rouse-smbios.service"
+    source      = "images/debian/rouse-smbios.service"
     destination = "/tmp/rouse/rouse-smbios.service"
   }
   provisioner "file" {
-    source      = "images/debian/rouse-worker.service"
-    destination = "/tmp/rouse/rouse-worker.service"
+    source      = "images/debian/rouse-credential.service"
+    destination = "/tmp/rouse/rouse-credential.service"
+  }
+  provisioner "file" {
+    source      = "images/debian/net"
+    destination = "/tmp/rouse/net"
   }
   provisioner "shell" {
     script          = "images/packer/provision"
