@@ -162,8 +162,8 @@ func traversalText(t hcl2.Traversal) string {
 	return b.String()
 }
 
-// didYouMean returns a sentence that starts with a space, or, when no candidate is near, a short list of them.
-func didYouMean(name string, candidates []string) string {
+// Nearest returns the candidate that is at most two edits (one for short names) away, "" if none is.
+func Nearest(name string, candidates []string) string {
 	best, bestDistance := "", 3
 	if len(name) < 4 {
 		bestDistance = 2
@@ -173,6 +173,12 @@ func didYouMean(name string, candidates []string) string {
 			best, bestDistance = c, d
 		}
 	}
+	return best
+}
+
+// didYouMean returns a sentence that starts with a space, or, when no candidate is near, a short list of them.
+func didYouMean(name string, candidates []string) string {
+	best := Nearest(name, candidates)
 	switch {
 	case best != "":
 		return fmt.Sprintf(" Did you mean %q?", best)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/api/apitest"
 	"github.com/rouse-ci/rouse/master/model"
@@ -104,7 +105,7 @@ func TestNearest(t *testing.T) {
 	t.Parallel()
 	words := []string{"builds", "build", "force", "fmt"}
 	for word, want := range map[string]string{"bulds": "builds", "forse": "force", "fm": "fmt", "xyz": "", "workers": ""} {
-		if got := nearest(word, words); got != want {
+		if got := hcl.Nearest(word, words); got != want {
 			t.Errorf("%s: %q, want %q", word, got, want)
 		}
 	}

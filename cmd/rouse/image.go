@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/images"
 )
 
@@ -60,7 +61,7 @@ func recipe(name string) (images.Recipe, error) {
 			names = append(names, o.Name)
 		}
 		msg := fmt.Sprintf("there is no image %q; there are %s", name, strings.Join(names, ", "))
-		if near := nearest(name, names); near != "" {
+		if near := hcl.Nearest(name, names); near != "" {
 			msg += fmt.Sprintf(". Did you mean %q?", near)
 		}
 		return r, errors.New(msg)

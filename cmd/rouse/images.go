@@ -147,7 +147,7 @@ func latentWorker(cfg *hcl.Config, name string) (*hcl.Worker, *hcl.Provider, err
 		}
 	}
 	msg := fmt.Sprintf("the configuration has no worker %q.", name)
-	if near := nearest(name, names); near != "" {
+	if near := hcl.Nearest(name, names); near != "" {
 		msg += fmt.Sprintf(" Did you mean %q?", near)
 	}
 	return nil, nil, errors.New(msg)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/rouse-ci/rouse/hcl"
 )
 
 const usageTemplate = `Usage:
@@ -98,7 +100,7 @@ func unknownCommand(c *cobra.Command, word string) error {
 	for _, sub := range c.Commands() {
 		names = append(names, sub.Name())
 	}
-	if near := nearest(word, names); near != "" {
+	if near := hcl.Nearest(word, names); near != "" {
 		msg += fmt.Sprintf(" Did you mean %q?", near)
 	}
 	return &usageError{errors.New(msg)}
@@ -112,9 +114,19 @@ func flagError(c *cobra.Command, err error) error {
 	}
 	if name, ok := strings.CutPrefix(msg, "unknown flag: --"); ok {
 		msg = fmt.Sprintf("%s has no option -%s.", c.CommandPath(), name)
-		if near := nearest(name, flagNames(c)); near != "" {
+		if near := hcl.Nearest(name, flagNames(c)); near != "" {
 			msg += fmt.Sprintf(" Did you mean -%s?", near)
 		}
 	}
 	return &usageError{errors.New(strings.ReplaceAll(msg, " --", " -"))}
+}
+
+func flagNames(c *cobra.Command) []string {
+	var names []string
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return names
 }

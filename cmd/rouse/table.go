@@ -7,9 +7,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/plan"
 )
 
 // table writes lines and aligned rows to standard output. What masters and builds say is shown without control characters, so that it cannot
@@ -78,14 +78,8 @@ func toAny(s []string) []any {
 	return out
 }
 
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar || 0x202A <= r && r <= 0x202E || 0x2066 <= r && r <= 0x2069 {
-			return '?'
-		}
-		return r
-	}, s)
-}
+// clean replaces what could drive a terminal: all that others have written passes it.
+func clean(s string) string { return plan.Clean(s) }
 
 // human shows seconds with two units at most: 37ms, 2.5s, 12s, 3m20s, 2h05m, 3d04h.
 func human(seconds float64) string {

@@ -159,19 +159,19 @@ func (t *text) group(g *group) {
 			address += fmt.Sprintf(" (%d workers)", len(g.numbers))
 		}
 	}
-	t.line("  %s", t.paint("bold", "# "+clean(address)+" "+verbs[g.Action]))
+	t.line("  %s", t.paint("bold", "# "+Clean(address)+" "+verbs[g.Action]))
 	if g.Reason != "" {
-		t.line("  # (because %s)", clean(g.Reason))
+		t.line("  # (because %s)", Clean(g.Reason))
 	}
 	if g.Note != "" {
-		t.line("  # (%s)", clean(g.Note))
+		t.line("  # (%s)", Clean(g.Note))
 	}
 	if len(g.Attributes) == 0 && g.Unchanged == 0 {
-		t.line("  %s %s {}", t.pad(g.Action, 3), clean(head(g.Change)))
+		t.line("  %s %s {}", t.pad(g.Action, 3), Clean(head(g.Change)))
 		t.line("")
 		return
 	}
-	t.line("  %s %s {", t.pad(g.Action, 3), clean(head(g.Change)))
+	t.line("  %s %s {", t.pad(g.Action, 3), Clean(head(g.Change)))
 	width := 0
 	for i := range g.Attributes {
 		width = max(width, len([]rune(g.Attributes[i].Path)))
@@ -236,7 +236,7 @@ func (t *text) attribute(a *Attribute, width int, varies bool, action Action) {
 	if a.ForcesReplace && action == Replace {
 		change += " # forces replacement"
 	}
-	t.line("      %s %-*s = %s", t.paint(style, symbol), width, clean(a.Path), clean(change))
+	t.line("      %s %-*s = %s", t.paint(style, symbol), width, Clean(a.Path), Clean(change))
 }
 
 // show is a value in HCL's spelling, on one line.
@@ -365,7 +365,7 @@ func (t *text) instances() {
 			if len(x.Builds) > 0 {
 				what = strings.Replace(what, "its build", buildList(x), 1)
 			}
-			t.line("    %s %s", clean(x.Key), t.paint("quiet", clean("# "+because(what, x.Reason))))
+			t.line("    %s %s", Clean(x.Key), t.paint("quiet", Clean("# "+because(what, x.Reason))))
 		}
 	}
 	if kept > 0 {
@@ -403,7 +403,7 @@ func (t *text) work() {
 		if shown[w.Kind]++; shown[w.Kind] > maxNamed {
 			continue
 		}
-		t.line("    %s #%d of %s %s", w.Kind, w.ID, clean(w.Builder), clean(w.Text))
+		t.line("    %s #%d of %s %s", w.Kind, w.ID, Clean(w.Builder), Clean(w.Text))
 	}
 	for _, kind := range []string{"build", "request"} {
 		if n := shown[kind] - maxNamed; n > 0 {
@@ -423,7 +423,7 @@ func (t *text) drift() {
 			t.line("    and %d more", len(t.p.Drift)-i)
 			break
 		}
-		t.line("    %s %s: %s", clean(d.Address), clean(d.Instance), clean(d.Text))
+		t.line("    %s %s: %s", Clean(d.Address), Clean(d.Instance), Clean(d.Text))
 	}
 	t.line("")
 }
@@ -437,7 +437,7 @@ func (t *text) cost() {
 	if c.Unpriced > 0 {
 		more = fmt.Sprintf(" (without %s whose price is not known)", plural(c.Unpriced, "worker"))
 	}
-	t.line("Greatest cost per hour, if all instances are there at once: %s -> %s %s%s.", amount(c.Before), amount(c.After), clean(c.Currency), more)
+	t.line("Greatest cost per hour, if all instances are there at once: %s -> %s %s%s.", amount(c.Before), amount(c.After), Clean(c.Currency), more)
 	t.line("")
 }
 
@@ -449,14 +449,14 @@ func (t *text) diagnostics() {
 		if d.Severity == "error" {
 			title, style = "Error: ", "error"
 		}
-		t.line("%s%s", t.paint(style, title), t.paint("bold", clean(d.Summary)))
+		t.line("%s%s", t.paint(style, title), t.paint("bold", Clean(d.Summary)))
 		if d.Range != nil {
-			t.line("  on %s line %d (%s)", clean(d.Range.Filename), d.Range.Start.Line, clean(d.Address))
+			t.line("  on %s line %d (%s)", Clean(d.Range.Filename), d.Range.Start.Line, Clean(d.Address))
 		} else if d.Address != "" {
-			t.line("  %s", clean(d.Address))
+			t.line("  %s", Clean(d.Address))
 		}
 		if d.Detail != "" {
-			t.line("  %s", clean(d.Detail))
+			t.line("  %s", Clean(d.Detail))
 		}
 		t.line("")
 	}
@@ -474,8 +474,8 @@ func (t *text) last() {
 	}
 }
 
-// clean takes away what could drive a terminal.
-func clean(s string) string {
+// Clean replaces what could drive a terminal or turn the order of a text around.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == unicode.ReplacementChar || 0x202A <= r && r <= 0x202E || 0x2066 <= r && r <= 0x2069 {
 			return '?'
