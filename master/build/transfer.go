@@ -60,16 +60,8 @@ func (s *step) upload(spec *hcl.UploadSpec) (model.Result, string, error) {
 	if !d.ok() {
 		return model.Failure, spec.From + " is not there", nil
 	}
-	d, err = s.item(true, func(item int, _ bool) (done, error) {
-		if err := s.head("uploading " + from + " as " + to); err != nil {
-			return done{}, err
-		}
-		d, err := s.unbroken(func() (done, error) { return s.receive(item, from, to, limit, d.Mode&typeMask == typeDirectory) })
-		if err != nil {
-			return done{}, err
-		}
-		return d, s.note(d.Text)
-	})
+	directory := d.Mode&typeMask == typeDirectory
+	d, err = s.moved("uploading "+from+" as "+to, func(item int) (done, error) { return s.receive(item, from, to, limit, directory) })
 	if err != nil {
 		return 0, "", err
 	}
@@ -77,6 +69,20 @@ func (s *step) upload(spec *hcl.UploadSpec) (model.Result, string, error) {
 		return model.Failure, fmt.Sprintf("upload of %s failed: %s", spec.From, d.Text), nil
 	}
 	return model.Success, "uploaded " + d.Out, nil
+}
+
+// moved makes one transfer the next item of the step, between a line in the log that says what is done and one with what came of it.
+func (s *step) moved(what string, transfer func(item int) (done, error)) (done, error) {
+	return s.item(true, func(item int, _ bool) (done, error) {
+		if err := s.head(what); err != nil {
+			return done{}, err
+		}
+		d, err := s.unbroken(func() (done, error) { return transfer(item) })
+		if err != nil {
+			return done{}, err
+		}
+		return d, s.note(d.Text)
+	})
 }
 
 // receive takes a file or a directory from the agent. What the agent does wrong makes a done that is not ok; errors are ours.
@@ -264,16 +270,7 @@ func (s *step) download(spec *hcl.DownloadSpec) (model.Result, string, error) {
 	if mode == 0 {
 		mode = 0o644
 	}
-	d, err := s.item(true, func(item int, _ bool) (done, error) {
-		if err := s.head("downloading to " + to); err != nil {
-			return done{}, err
-		}
-		d, err := s.unbroken(func() (done, error) { return s.provide(item, spec, to, mode, limit) })
-		if err != nil {
-			return done{}, err
-		}
-		return d, s.note(d.Text)
-	})
+	d, err := s.moved("downloading to "+to, func(item int) (done, error) { return s.provide(item, spec, to, mode, limit) })
 	if err != nil {
 		return 0, "", err
 	}
