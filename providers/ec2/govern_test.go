@@ -90,44 +90,36 @@ func TestLostReplyLeavesACallUncertainWhateverComesNext(t *testing.T) {
 	})
 }
 
-func TestHungRequestIsTriedAgainWithinTheDeadline(t *testing.T) {
+// TestTheSecondTryIsGivenTheRest: neither one lost request nor a service that takes longer than the first try is waited for in vain until the deadline.
+func TestTheSecondTryIsGivenTheRest(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := 0
-		do := governed(newGovernor(1), classTerminate, "Op", func(ctx context.Context, _ *nothing, _ ...func(*nothing)) (*nothing, error) {
-			if n++; n == 1 {
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}
-			return &nothing{}, nil
+	for name, tc := range map[string]struct {
+		class    class
+		answered func(ctx context.Context, try int) bool
+	}{
+		"the first request hangs": {classTerminate, func(_ context.Context, try int) bool { return try > 1 }},
+		"the service is slow":     {classDescribe, func(ctx context.Context, _ int) bool { return sleep(ctx, 15*time.Second) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				do := governed(newGovernor(1), tc.class, "Op", func(ctx context.Context, _ *nothing, _ ...func(*nothing)) (*nothing, error) {
+					n++
+					if !tc.answered(ctx, n) {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return &nothing{}, nil
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				if _, err := do(ctx, nil); err != nil || n != 2 {
+					t.Errorf("%v after %d tries", err, n)
+				}
+			})
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		if _, err := do(ctx, nil); err != nil || n != 2 {
-			t.Errorf("%v after %d tries", err, n)
-		}
-	})
-}
-
-// TestSlowServiceIsGivenTime: what takes longer than the first try is not asked for in vain until the deadline.
-func TestSlowServiceIsGivenTime(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := 0
-		do := governed(newGovernor(1), classDescribe, "Op", func(ctx context.Context, _ *nothing, _ ...func(*nothing)) (*nothing, error) {
-			n++
-			if !sleep(ctx, 15*time.Second) {
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}
-			return &nothing{}, nil
-		})
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		if _, err := do(ctx, nil); err != nil || n != 2 {
-			t.Errorf("%v after %d tries", err, n)
-		}
-	})
+	}
 }
 
 func TestNoTurnBeforeTheDeadlineIsThrottled(t *testing.T) {

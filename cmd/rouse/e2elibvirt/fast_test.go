@@ -97,18 +97,7 @@ func TestARestoredGuestIsToldWhoItIsByTheNextMaster(t *testing.T) {
 	w.until("the template is saved", func() bool { return w.has("template saved") })
 	w.until("the first guest has ended", func() bool { return len(w.domains()) == 0 })
 	id := w.force("told")
-	for limit := time.Now().Add(patient); ; time.Sleep(time.Millisecond) {
-		if status, _ := filepath.Glob(pids + "/rouse-*-told-*.xml"); len(status) > 0 { // libvirt begins to restore it
-			break
-		}
-		if time.Now().After(limit) {
-			t.Fatal("no guest is started")
-		}
-	}
-	w.kill()
-	w.until("its guest runs", func() bool {
-		return len(w.only(strings.Fields(w.virsh("list", "--state-running", "--name")))) == 1
-	})
+	w.killWhileItStarts("told")
 	w.up()
 	if r := w.succeeds(id); r.Attempts != 1 || w.stdout(id) != "told told\n" {
 		t.Errorf("%d attempts: %q", r.Attempts, w.stdout(id))

@@ -78,18 +78,7 @@ func TestTheMasterIsKilledBeforeItKnowsOfItsGuest(t *testing.T) {
 	w.configure("", worker("adopted", "", guest(""), "echo here"))
 	w.up()
 	id := w.force("adopted")
-	for limit := time.Now().Add(patient); ; time.Sleep(time.Millisecond) {
-		if status, _ := filepath.Glob(pids + "/rouse-*-adopted-*.xml"); len(status) > 0 { // libvirt begins to start it
-			break
-		}
-		if time.Now().After(limit) {
-			t.Fatal("no guest is started")
-		}
-	}
-	w.kill()
-	w.until("its guest runs", func() bool {
-		return len(w.only(strings.Fields(w.virsh("list", "--state-running", "--name")))) == 1
-	})
+	w.killWhileItStarts("adopted")
 	w.up()
 	if r := w.succeeds(id); r.Attempts != 1 {
 		t.Errorf("%d attempts", r.Attempts)
@@ -97,6 +86,23 @@ func TestTheMasterIsKilledBeforeItKnowsOfItsGuest(t *testing.T) {
 	if n := w.hasBeen("adopted"); n != 1 {
 		t.Errorf("%d guests were started for one build", n)
 	}
+}
+
+// killWhileItStarts kills the master while libvirt starts or restores the worker's guest, and returns when the guest runs.
+func (w *world) killWhileItStarts(worker string) {
+	w.Helper()
+	for limit := time.Now().Add(patient); ; time.Sleep(time.Millisecond) { // more often than until looks: it is a matter of milliseconds
+		if status, _ := filepath.Glob(pids + "/rouse-*-" + worker + "-*.xml"); len(status) > 0 { // libvirt has begun
+			break
+		}
+		if time.Now().After(limit) {
+			w.Fatal("no guest is started")
+		}
+	}
+	w.kill()
+	w.until("its guest runs", func() bool {
+		return len(w.only(strings.Fields(w.virsh("list", "--state-running", "--name")))) == 1
+	})
 }
 
 // TestAGuestIsKilled kills QEMU's process: the build is repeated on another guest, and the first one says why.
