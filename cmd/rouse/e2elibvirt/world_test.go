@@ -6,7 +6,7 @@
 //	E2E_LIBVIRT=DIR    where the programs are
 //	E2E_IMAGES=DIR     where the minimal image is
 //	E2E_SUMMARY=FILE   takes the last line
-//	ROUSE_DEBIAN_IMAGE=FILE, a Debian image, adds the test of an unmodified cloud-init
+//	ROUSE_DEBIAN_IMAGE=FILE, what images/debian makes, adds the tests of it
 package e2elibvirt
 
 import (
