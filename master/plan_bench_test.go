@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,58 +11,16 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"testing"
 
 	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/plan/plantest"
 )
 
-// largeFleet is the text of 10,000 workers (20 pools and 2,000 written out) and 1,000 builders of 3 steps. In the second edition 100 things differ.
+// largeFleet is the text of 10,000 workers and 1,000 builders. In the second edition 100 things differ.
 func largeFleet(second bool) map[string][]byte {
-	var b strings.Builder
-	b.WriteString("master { listen = \"127.0.0.1:0\" }\nprovider \"fake\" \"main\" {}\n")
-	for i := range 20 {
-		fmt.Fprintf(&b, "worker \"pool%d\" {\n  provider = provider.fake.main\n  count = 400\n  price = 0.1\n  properties = { slot = count.index }\n  instance { detail = \"s${count.index}\" }\n}\n", i)
-	}
-	for i := range 2000 {
-		detail, limit := "a", 1
-		if second && i%50 == 0 {
-			detail = "b"
-		}
-		if second && i%100 == 1 {
-			limit = 2
-		}
-		fmt.Fprintf(&b, "worker \"w%d\" {\n  provider = provider.fake.main\n  max_builds = %d\n  price = 0.2\n  instance { detail = %q }\n}\n", i, limit, detail)
-	}
-	files := map[string][]byte{"workers.hcl": []byte(b.String())}
-	b.Reset()
-	for i := range 1000 {
-		goal := "test"
-		if second && i%25 == 0 {
-			goal = "check"
-		}
-		fmt.Fprintf(&b, `builder "b%d" {
-  workers = [worker.pool%d, worker.w%d]
-  step "git" "checkout" {
-    repository = "https://example.org/project-%d.git"
-    branch     = source.branch
-  }
-  step "shell" "test" {
-    command = ["make", %q, "BUILD=${build.number}"]
-    timeout = "10m"
-    env     = { NAME = upper(worker.name) }
-  }
-  step "upload" "result" {
-    from = "dist/${build.builder}.tar"
-    to   = "result.tar"
-    when = step.test.result == "success"
-  }
-}
-`, i, i%20, i, i, goal)
-	}
-	b.WriteString("scheduler \"force\" \"force\" {\n  builders = [for i in range(1000) : \"b${i}\"]\n}\n")
-	files["builders.hcl"] = []byte(b.String())
-	return files
+	return plantest.Large("master { listen = \"127.0.0.1:0\" }\nprovider \"fake\" \"main\" {}\n", "provider.fake.main",
+		`detail = "s${count.index}"`, `detail = %q`, second)
 }
 
 // large is a master of a large fleet, at rest. plan asks it what the second edition would do, and returns the answer's size.

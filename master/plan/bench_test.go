@@ -5,68 +5,21 @@ import (
 	"io"
 	"runtime"
 	"runtime/metrics"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/plan/plantest"
 	"github.com/rouse-ci/rouse/providers"
 )
 
-// largeConfig is a fleet of 10,000 workers (20 pools and 2,000 written out) and 1,000 builders of 3 steps. In the second edition, 100 things differ: 40 workers, 40
-// builders, 20 limits.
-func largeConfig(second bool) map[string][]byte {
-	files := map[string][]byte{}
-	var b strings.Builder
-	b.WriteString("provider \"cloud\" \"main\" {\n  region = \"eu-1\"\n}\nlock \"db\" {}\n")
-	for i := range 20 {
-		fmt.Fprintf(&b, "worker \"pool%d\" {\n  provider = provider.cloud.main\n  count = 400\n  price = 0.1\n  properties = { slot = count.index }\n  instance {\n    image = \"debian-12\"\n    env = { SLOT = \"s${count.index}\" }\n  }\n}\n", i)
-	}
-	for i := range 2000 {
-		image, limit := "debian-12", 1
-		if second && i%50 == 0 {
-			image = "debian-13"
-		}
-		if second && i%100 == 1 {
-			limit = 2
-		}
-		fmt.Fprintf(&b, "worker \"w%d\" {\n  provider = provider.cloud.main\n  max_builds = %d\n  price = 0.2\n  instance {\n    image = %q\n  }\n}\n", i, limit, image)
-	}
-	files["workers.hcl"] = []byte(b.String())
-	b.Reset()
-	for i := range 1000 {
-		goal := "test"
-		if second && i%25 == 0 {
-			goal = "check"
-		}
-		fmt.Fprintf(&b, `builder "b%d" {
-  workers = [worker.pool%d, worker.w%d]
-  step "git" "checkout" {
-    repository = "https://example.org/project-%d.git"
-    branch     = source.branch
-  }
-  step "shell" "test" {
-    command = ["make", %q, "BUILD=${build.number}"]
-    timeout = "10m"
-    env     = { NAME = upper(worker.name) }
-  }
-  step "upload" "result" {
-    from = "dist/${build.builder}.tar"
-    to   = "result.tar"
-    when = step.test.result == "success"
-  }
-}
-`, i, i%20, i, i, goal)
-	}
-	fmt.Fprintf(&b, "scheduler \"force\" \"force\" {\n  builders = [for i in range(1000) : \"b${i}\"]\n}\n")
-	files["builders.hcl"] = []byte(b.String())
-	return files
-}
-
+// loadLarge loads a fleet of 10,000 workers, in which 100 things differ in the second edition.
 func loadLarge(tb testing.TB, second bool) *hcl.Config {
 	tb.Helper()
-	cfg, diags := hcl.LoadFiles(largeConfig(second), hcl.Options{Kinds: map[string]providers.Kind{"cloud": cloud{"cloud"}}})
+	files := plantest.Large("provider \"cloud\" \"main\" {\n  region = \"eu-1\"\n}\nlock \"db\" {}\n", "provider.cloud.main",
+		"image = \"debian-12\"\n    env = { SLOT = \"s${count.index}\" }", "image = %q", second)
+	cfg, diags := hcl.LoadFiles(files, hcl.Options{Kinds: map[string]providers.Kind{"cloud": cloud{"cloud"}}})
 	if diags.HasErrors() {
 		tb.Fatal(diags)
 	}
