@@ -2,6 +2,9 @@ package hcl
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +12,7 @@ import (
 	hcl2 "github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
 // What a comparison of two configurations must know beyond their values: what steps will evaluate, what those expressions use, and which
@@ -23,6 +27,35 @@ func (c *Config) Given() map[string]string { return maps.Clone(c.given) }
 
 // GivenSensitive returns the names of the sensitive variables that a value was given for.
 func (c *Config) GivenSensitive() []string { return slices.Sorted(slices.Values(c.sensitive)) }
+
+// SensitiveDigests are keyed digests of the values of the named sensitive variables, for whoever must know whether they are the same elsewhere, and not what they are. A
+// variable that there is not, or whose value is not known, has none. A digest of what is easily guessed is easily guessed: the key must be fresh each time, and
+// neither it nor the digests are to be stored.
+func (c *Config) SensitiveDigests(key []byte, names []string) map[string]string {
+	out := map[string]string{}
+	all, ok := c.root("var")
+	if !ok {
+		return out
+	}
+	for _, name := range names {
+		v, ok := attribute(all, name)
+		if !ok || !v.ContainsMarked() {
+			continue
+		}
+		v, _ = v.UnmarkDeep()
+		if !v.IsWhollyKnown() {
+			continue
+		}
+		text, err := ctyjson.Marshal(v, cty.DynamicPseudoType) // with its type: "1" is not 1
+		if err != nil {
+			continue
+		}
+		h := hmac.New(sha256.New, key)
+		_, _ = h.Write(append([]byte(name+"\x00"), text...))
+		out[name] = hex.EncodeToString(h.Sum(nil))
+	}
+	return out
+}
 
 // SensitiveValues returns every text in the values of sensitive variables, for whoever must make sure that it holds none of them.
 func (c *Config) SensitiveValues() []string {

@@ -103,6 +103,16 @@ func TestExpressionsKnowWhatOfTheConfigurationTheyUse(t *testing.T) {
 	if got := a.GivenSensitive(); !slices.Equal(got, []string{"token"}) {
 		t.Errorf("given: %v", got)
 	}
+	digests := func(c *Config, key string) string {
+		d := c.SensitiveDigests([]byte(key), []string{"branch", "token", "nothing"})
+		if len(d) != 1 || len(d["token"]) != 64 {
+			t.Errorf("digests: %v", d) // of sensitive variables alone
+		}
+		return d["token"]
+	}
+	if digests(a, "key") != digests(b, "key") || digests(a, "key") == digests(c, "key") || digests(a, "key") == digests(a, "another") {
+		t.Error("digests do not tell the same value from another one, or not only under one key")
+	}
 	if diff := cmp.Diff(map[string]string{"branch": `"main"`, "token": `"one"`}, a.Given()); diff != "" {
 		t.Error(diff)
 	}

@@ -353,6 +353,28 @@ func TestSensitiveVariablesAreTheMastersOwnAndNowhereElse(t *testing.T) {
 	if got := text.Variables; !maps.Equal(got, map[string]string{"n": `"two"`}) || text.By == "" || text.Reason != "n" {
 		t.Errorf("stored: %+v", text.Generation)
 	}
+	elsewhere := func(password string) []plan.Diagnostic {
+		t.Helper()
+		o := s.o.Hcl
+		o.Variables = map[string]string{"password": password, "n": "two"}
+		cfg, diags := hcl.LoadFiles(files(conf), o)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		key := []byte("thirty-two bytes that are random")
+		in.Sensitive = &api.SensitiveGiven{Key: key, Digests: cfg.SensitiveDigests(key, cfg.GivenSensitive())}
+		p := must[plan.Plan](s, "/plan", in)
+		if strings.Contains(fmt.Sprintf("%+v", p), password) {
+			t.Error("the value is in the plan")
+		}
+		return p.Diagnostics
+	}
+	if d := elsewhere(secret); len(d) != 0 {
+		t.Errorf("the same value: %+v", d)
+	}
+	if d := elsewhere("another-one"); len(d) != 1 || d[0].Address != "variable.password" || d[0].Severity != "warning" {
+		t.Errorf("another value: %+v", d)
+	}
 	s.down()
 	s.up() // with the value from its command line again
 	if g := ask[api.ApplyStatus](s, "/apply").Generation; g != 2 {

@@ -3,11 +3,14 @@ package master
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +76,7 @@ func (c configs) Plan(ctx context.Context, ask api.PlanAsk) (*plan.Plan, error) 
 		}
 	}()
 	done = thrifty()
+	g.input.Unlike = unlike(cfg, ask.Sensitive)
 	return plan.Compute(g.input), nil
 }
 
@@ -125,6 +129,20 @@ func (c configs) Progress() (id, phase string) {
 		return t.id, *t.phase.Load()
 	}
 	return "", ""
+}
+
+// unlike are the sensitive variables whose values elsewhere are not those of a configuration.
+func unlike(cfg *hcl.Config, given *api.SensitiveGiven) (names []string) {
+	if given == nil {
+		return nil
+	}
+	own := cfg.SensitiveDigests(given.Key, slices.Collect(maps.Keys(given.Digests)))
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		if digest, ok := given.Digests[name]; ok && !hmac.Equal([]byte(digest), []byte(own[name])) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // given makes a configuration of the text in an order.

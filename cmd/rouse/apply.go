@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -133,11 +132,11 @@ func (s *session) newProposal(ctx context.Context, dir string, f *applyFlags) (*
 	if err != nil {
 		return nil, err
 	}
-	abs, err := filepath.Abs(dir)
+	ask, err := askOf(cfg, dir, f.refresh)
 	if err != nil {
 		return nil, err
 	}
-	ask := api.PlanAsk{Files: cfg.Files, Variables: cfg.Variables, Dir: f.dir(abs), Refresh: f.refresh}
+	ask.Dir = f.dir(ask.Dir)
 	p := &plan.Plan{}
 	if err := s.Post(ctx, "/plan", nil, ask, p); err != nil {
 		return nil, err

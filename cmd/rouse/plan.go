@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -136,10 +137,17 @@ func (a *app) readConfig(dir string, f *configFlags) (*hcl.Config, error) {
 	return cfg, nil
 }
 
-// askOf is what a master is asked about a configuration. Sensitive variables are not part of it: the master has its own.
+// askOf is what a master is asked about a configuration. The values of sensitive variables are not part of it: the master has its own, and learns only whether they
+// are the same.
 func askOf(cfg *hcl.Config, dir string, refresh bool) (api.PlanAsk, error) {
 	abs, err := filepath.Abs(dir)
-	return api.PlanAsk{Files: cfg.Files, Variables: cfg.Variables, Dir: abs, Refresh: refresh}, err
+	ask := api.PlanAsk{Files: cfg.Files, Variables: cfg.Variables, Dir: abs, Refresh: refresh}
+	if names := cfg.GivenSensitive(); len(names) > 0 {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key) // which never fails
+		ask.Sensitive = &api.SensitiveGiven{Key: key, Digests: cfg.SensitiveDigests(key, names)}
+	}
+	return ask, err
 }
 
 // askPlan asks the master, or else the state on disk.

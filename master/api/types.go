@@ -257,7 +257,14 @@ type PlanAsk struct {
 	Files     map[string][]byte `json:"files" maxProperties:"2000" doc:"the configuration's text by file name, with the files that its expressions read (base64)"`
 	Variables map[string]string `json:"variables,omitempty" maxProperties:"1000" doc:"given values, as expressions; those of sensitive variables are the master's own"`
 	Dir       string            `json:"dir,omitempty" maxLength:"4096" doc:"the directory that it was read from, for people and for relative names"`
+	Sensitive *SensitiveGiven   `json:"sensitive,omitempty" doc:"proofs of the values that sensitive variables have where the order comes from, so that the plan can say which are not the master's"`
 	Refresh   bool              `json:"refresh" doc:"ask the providers what they hold, what moving parts stand for and what is wrong"`
+}
+
+// SensitiveGiven lets a master compare values of sensitive variables with its own without being told them.
+type SensitiveGiven struct {
+	Key     []byte            `json:"key" minLength:"22" maxLength:"88" doc:"random bytes, new for each order (base64)"`
+	Digests map[string]string `json:"digests" maxProperties:"1000" doc:"HMAC-SHA-256 with the key, in hexadecimal, of each variable's name and value"`
 }
 
 // ApplyAsk asks for a configuration to be put into force (POST /apply).

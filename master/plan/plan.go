@@ -31,6 +31,8 @@ type Input struct {
 	Offline   bool            // no master runs: Snapshot is what the state on disk remembers
 	Refreshed bool            // providers were asked; if not, Seen, Resolved and Prices may be empty
 
+	Unlike []string // sensitive variables whose values, where the plan was asked for, are not those of New
+
 	Seen         map[string]Seen                 // by provider: what its List answered
 	Resolved     map[string][]providers.Resolved // by worker of New: what its spec would be made from now
 	Prices       map[string]providers.Price      // by worker of New

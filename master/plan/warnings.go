@@ -24,6 +24,15 @@ func (pl *planner) warnings() {
 	pl.renamedLocks()
 	pl.strandedRequests()
 	pl.needsRestart()
+	pl.unlikeVariables()
+}
+
+// unlikeVariables: the values of sensitive variables stay where they are, so that giving another one with an order does nothing.
+func (pl *planner) unlikeVariables() {
+	for _, name := range pl.Unlike {
+		pl.warn("A sensitive variable has another value here than at the master", fmt.Sprintf("var.%s: the value that was given here is not sent, and an apply does not change it: the master goes by "+
+			"its own. To change that, start the master again with the new one.", name), "variable."+name, nil)
+	}
 }
 
 // findings are what the providers' preflights say.
