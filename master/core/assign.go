@@ -40,6 +40,7 @@ func (s *State) dispatch() {
 			if l == nil || s.stopping || len(p.maybe) == 0 {
 				p.trying = false
 				p.Release()
+				s.pressed = s.pressed || s.roomy && p.Len() > 0
 				continue
 			}
 			s.trying[n] = p
@@ -213,6 +214,7 @@ func (s *State) assign(r *request, w *worker) {
 	b.ran(1)
 	w.builds = append(w.builds, bld)
 	w.facts.Builds++
+	s.account(w)
 	if in := w.facts.Instance; s.roomy && (in == nil || in.Power == latent.Stopped) {
 		s.book(w)
 	}

@@ -3,6 +3,9 @@
 // It is pure: no clock, no I/O, no goroutine, no lock, no log. One goroutine, in master/engine, owns a State. It stores each batch's
 // Delta before it starts any of the batch's Effects; results come back as events. Everything that blocks is outside.
 // A simulator (master/sim) drives the same Step from a seed.
+//
+// What it promises of build_wait_timeout: an idle instance is kept until that is over (below 0: for good), unless it is ordered to end, its configuration changes,
+// its provider takes it back, or a request that waits for nothing else needs its room (giveup.go).
 package core
 
 import (
@@ -37,7 +40,7 @@ type Worker struct {
 	Provider         string        // name of the provider block; "" for a standard worker, which somebody else starts
 	MaxBuilds        int           // builds at once; 0 = no limit. Never more than one of each builder
 	MissingTimeout   time.Duration // latent: from asking for the instance to attach; standard: absence before notifying. 0 = never
-	BuildWaitTimeout time.Duration // latent: how long an idle instance is kept. 0 = ends after every build; negative = kept
+	BuildWaitTimeout time.Duration // latent: how long an idle instance is kept, if nobody needs its room. 0 = ends after every build; negative = kept
 	Locks            []Access      // taken for every build on this worker
 	Spec             string        // digest of the instance's configuration; another digest makes idle instances be replaced
 	Price            float64       // per hour
@@ -357,6 +360,12 @@ type (
 		Detail   string // what the provider last said of the instance
 	}
 
+	// TellInterrupted tells the provider that it has taken an instance back, so that it may put the next one elsewhere. It has no result.
+	TellInterrupted struct {
+		Provider string
+		Key      model.InstanceKey
+	}
+
 	// ListInstances calls Provider.List and delivers one Listed.
 	ListInstances struct {
 		Op       model.OpID
@@ -500,6 +509,7 @@ func (ListInstances) effect()   {}
 func (StopInstance) effect()    {}
 func (StartInstance) effect()   {}
 func (ReadConsole) effect()     {}
+func (TellInterrupted) effect() {}
 func (Admit) effect()           {}
 func (Hangup) effect()          {}
 func (StartBuild) effect()      {}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/model"
@@ -39,6 +40,7 @@ type RoomView struct {
 	TakenVCPUs  int
 	TakenMemory int64
 	Instances   int
+	DownSince   time.Time // zero while it is up; at the earliest, when this process first heard of it
 }
 
 // site is a room of a provider.
@@ -78,7 +80,15 @@ func (s *State) roomsKnown(ev RoomsKnown) {
 			s.entry(Entry{Kind: "provider", From: states[was], To: states[r.Down], Cause: "host " + r.Name + " of provider " + model.ProviderName(p.cfg.Name)})
 		}
 	}
-	p.rooms = rooms
+	downs := map[string]time.Time{}
+	for _, r := range rooms {
+		if since, was := p.downs[r.Name]; r.Down && was {
+			downs[r.Name] = since
+		} else if r.Down {
+			downs[r.Name] = s.now
+		}
+	}
+	p.rooms, p.downs = rooms, downs
 	s.roomy = false
 	for _, p := range s.providers {
 		s.roomy = s.roomy || len(p.rooms) > 0
@@ -100,6 +110,7 @@ func (s *State) account(w *worker) {
 	default:
 		w.booked = claim{}
 	}
+	s.countSpare(w)
 	old := w.takes
 	if now == old {
 		return
@@ -133,6 +144,7 @@ func (s *State) starve(w *worker) {
 		w.starves = p
 		p.starved = append(p.starved, w)
 	}
+	s.pressed = true
 }
 
 // roomFreed tells the workers for which there was no room.
@@ -239,64 +251,16 @@ func (s *State) book(w *worker) bool {
 
 // turnAway gives the builds that wait for a worker's instance back to the queue: there is no room for it (any more), and another worker may have some.
 func (s *State) turnAway(w *worker) {
-	why := s.noRoomText(w)
+	why := strings.Join(s.noRoomTexts(w), "; ")
 	for _, b := range w.preparing() {
 		s.endBuild(b, verdict{result: model.Retry, text: why, free: true})
 	}
 }
 
-// noRoomText says what each room lacks.
-func (s *State) noRoomText(w *worker) string {
-	p := s.providers[w.home()]
-	if p == nil {
-		return lacking
-	}
-	need := w.needs()
-	var rooms []string
-	for i := range p.rooms {
-		r := &p.rooms[i]
-		if in := w.facts.Instance; in != nil && in.Place != r.Name {
-			continue
-		}
-		free, no := r.free(s.taken[site{p.cfg.Name, r.Name}]), []string{}
-		if need.vcpus > free.vcpus {
-			no = append(no, fmt.Sprintf("%d of %d vcpus free", max(free.vcpus, 0), r.VCPUs))
-		}
-		if need.memory > free.memory {
-			no = append(no, fmt.Sprintf("%s of %s of memory free", amount(max(free.memory, 0)), amount(r.Memory)))
-		}
-		if need.slots > free.slots {
-			no = append(no, fmt.Sprintf("%d of %d slots free", max(free.slots, 0), r.Slots))
-		}
-		switch {
-		case r.Down:
-			rooms = append(rooms, r.Name+" is down")
-		default:
-			rooms = append(rooms, r.Name+" has "+strings.Join(no, " and "))
-		}
-	}
-	what := "one more instance"
-	if need.vcpus > 0 || need.memory > 0 {
-		what = fmt.Sprintf("%d vcpus and %s", need.vcpus, amount(need.memory))
-	}
-	return fmt.Sprintf("no host of provider %s has room for %s: %s", model.ProviderName(p.cfg.Name), what, strings.Join(rooms, ", "))
-}
-
-// amount of bytes, for people.
-func amount(n int64) string {
-	if n >= 1<<30 {
-		if n%(1<<30) == 0 {
-			return fmt.Sprintf("%d GiB", n>>30)
-		}
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	}
-	return fmt.Sprintf("%d MiB", n>>20)
-}
-
 func (s *State) roomViews(p *provider) (out []RoomView) {
 	for _, r := range p.rooms {
 		t := s.taken[site{p.cfg.Name, r.Name}]
-		out = append(out, RoomView{Room: r, TakenVCPUs: t.vcpus, TakenMemory: t.memory, Instances: t.slots})
+		out = append(out, RoomView{Room: r, TakenVCPUs: t.vcpus, TakenMemory: t.memory, Instances: t.slots, DownSince: p.downs[r.Name]})
 	}
 	return out
 }
@@ -327,5 +291,5 @@ func (s *State) checkRooms() error {
 	if len(sums) != len(s.taken) {
 		return fmt.Errorf("%d rooms are used, %d counted", len(sums), len(s.taken))
 	}
-	return nil
+	return s.checkSpare()
 }

@@ -59,7 +59,8 @@ type State struct {
 	ops       map[model.OpID]opRef
 	timers    map[string]TimerSet
 	taken     map[site]share
-	roomy     bool // some provider has said what rooms it has
+	roomy     bool           // some provider has said what rooms it has
+	spare     map[string]int // by provider: instances in its rooms that nothing needs
 
 	nextBuild model.BuildID
 	nextOp    model.OpID
@@ -79,6 +80,7 @@ type step struct {
 	gone      []Instance
 	touched   []*worker // to be reconciled
 	trying    []*pool   // to be dispatched
+	pressed   bool      // a request may wait for a room that an idle instance could give up
 }
 
 type request struct {
@@ -100,6 +102,7 @@ type worker struct {
 	takes      claim     // of its provider's rooms, as it is counted
 	booked     claim     // the room of the instance that is about to be made or woken
 	starves    *provider // there was no room when a request last looked at it
+	sparing    string    // its instance counts as spare at this provider; "" = it does not
 	told       bool      // that it is missing
 	builds     []*Build
 	pools      []*pool
@@ -148,8 +151,9 @@ type provider struct {
 	listErr  string
 	lists    int // that have been answered, well or badly
 	orphans  map[model.InstanceKey]*orphan
-	rooms    []Room    // by name; none = not known
-	starved  []*worker // those for which there was none
+	rooms    []Room               // by name; none = not known
+	downs    map[string]time.Time // since when rooms are down, as far as this process knows
+	starved  []*worker            // those for which there was none
 }
 
 // orphan is an instance that carries our tag and that no record knows.
@@ -190,6 +194,7 @@ func Restore(sv Saved) *State {
 		pools: map[uint64][]*pool{}, requests: map[model.RequestID]*request{}, builds: map[model.BuildID]*Build{},
 		homeless: map[model.RequestID]*request{}, resting: map[string]*schedule.Machine{},
 		instances: map[model.InstanceKey]*worker{}, former: map[string]WorkerState{}, lastDue: map[string]time.Time{}, ops: map[model.OpID]opRef{}, timers: map[string]TimerSet{}, taken: map[site]share{},
+		spare: map[string]int{},
 	}
 	for _, sc := range sv.Schedules {
 		s.lastDue[sc.Name] = sc.Last

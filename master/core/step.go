@@ -93,7 +93,8 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 	return s.finish()
 }
 
-// settle gives builds to workers and lets each touched worker take its next action, until nothing moves.
+// settle gives builds to workers and lets each touched worker take its next action, until nothing moves. Only what nobody has room for by then makes idle
+// instances give up theirs.
 func (s *State) settle() {
 	for len(s.trying)+len(s.touched) > 0 {
 		s.dispatch()
@@ -105,6 +106,9 @@ func (s *State) settle() {
 			if w.facts.Retired {
 				s.dropWorker(w)
 			}
+		}
+		if s.pressed && len(s.trying)+len(s.touched) == 0 {
+			s.makeRoom()
 		}
 	}
 }

@@ -164,7 +164,8 @@ func (s *State) blocks(r *request, b *builder, w *worker) []string {
 		case w.st.Paused != "":
 			why = "paused: " + w.st.Paused
 		case why == lacking:
-			why = s.noRoomText(w)
+			texts := s.noRoomTexts(w)
+			out, why = texts[:len(texts)-1], texts[len(texts)-1]
 		case why == backingOff:
 			why = fmt.Sprintf("backing off until %s after %d failures; the last (%s): %s", w.facts.BackoffUntil.Format(time.TimeOnly), w.facts.Tries,
 				w.st.FailClass, w.st.LastError)

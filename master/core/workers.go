@@ -361,6 +361,7 @@ func (s *State) ended(w *worker, r OpResult, fault string) {
 // interrupted ends an instance that its provider takes back. Its builds are retried and not blamed, and the worker does not back off.
 func (s *State) interrupted(w *worker, kind, why string) {
 	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: w.facts.Instance.Key, From: kind, To: "interrupted", Cause: why})
+	s.effect(TellInterrupted{Provider: w.facts.Instance.Provider, Key: w.facts.Instance.Key})
 	s.doom(w, why, "")
 }
 
@@ -368,6 +369,7 @@ func (s *State) interrupted(w *worker, kind, why string) {
 func (s *State) doom(w *worker, why, fault string) {
 	in := w.facts.Instance
 	in.Doomed, in.DoomedAt, in.Reason = true, s.now, why
+	s.account(w)
 	w.facts.NotBefore = noTime
 	s.dirtyWorker(w)
 	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, To: "doomed", Cause: why})
@@ -433,6 +435,7 @@ func (s *State) attached(ev Attached) {
 	} else {
 		w.st.SeenAt = s.now
 	}
+	s.account(w)
 	s.dirtyWorker(w)
 	s.entry(e)
 	s.effect(Admit{Worker: w.cfg.Name, Session: ev.Session})
@@ -495,6 +498,7 @@ func (s *State) detached(ev Detached) {
 		return // refused, replaced or hung up: the worker has moved on
 	}
 	w.facts.Session, w.lostAt = 0, s.now
+	s.account(w)
 	e := Entry{Kind: "worker", Worker: w.cfg.Name, To: "detached"}
 	if in := w.facts.Instance; in != nil {
 		in.LostAt, e.Instance = s.now, in.Key

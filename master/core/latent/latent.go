@@ -237,12 +237,7 @@ func (f *Facts) decide(now time.Time, p Policy) Decision {
 		return false
 	}
 	doom := func(why string, fault bool) Decision { return Decision{Action: Doom, Why: why, Fault: fault} }
-	idle := func(why string) Decision {
-		if f.sleepable(p) {
-			return Decision{Action: Sleep, Why: why}
-		}
-		return doom(why, false)
-	}
+	idle := func(why string) Decision { return f.GiveUp(p, why) }
 	if f.Builds == 0 || in.Power == Stopped && f.Running == 0 { // one that is off is never switched on only to be ended
 		switch {
 		case f.Retired:
@@ -286,6 +281,20 @@ func (f *Facts) decide(now time.Time, p Policy) Decision {
 		}
 	}
 	return Decision{Wake: wake}
+}
+
+// Spare says whether the instance is switched on and attached, and nothing needs it: only build_wait_timeout keeps it.
+func (f *Facts) Spare() bool {
+	in := f.Instance
+	return in != nil && f.Builds == 0 && f.Session != 0 && !in.Doomed && in.Power == On
+}
+
+// GiveUp says how an idle instance is parted with: it is ended, or switched off.
+func (f *Facts) GiveUp(p Policy, why string) Decision {
+	if f.sleepable(p) {
+		return Decision{Action: Sleep, Why: why}
+	}
+	return Decision{Action: Doom, Why: why}
 }
 
 // Proven says whether a NotFound proves that the instance is gone. After a create whose answer is not known, or right after one that was

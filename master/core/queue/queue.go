@@ -165,6 +165,16 @@ func (p *Pool) Each(f func(*Item) bool) {
 	}
 }
 
+// Tops returns the best item of each lane, held or not, in no order.
+func (p *Pool) Tops() (out []*Item) {
+	for _, l := range p.byKey {
+		if len(l.items) > 0 {
+			out = append(out, l.items[0])
+		}
+	}
+	return out
+}
+
 // fix puts the lane where its best item says.
 func (p *Pool) fix(l *Lane) {
 	switch {

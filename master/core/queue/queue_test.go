@@ -99,6 +99,16 @@ func TestPoolServesLikeASortedList(t *testing.T) {
 				if p.Len() != len(all) {
 					t.Fatalf("%d items, want %d", p.Len(), len(all))
 				}
+				tops := map[*Item]bool{}
+				for _, it := range p.Tops() {
+					tops[it] = true
+				}
+				for _, it := range all {
+					first := !slices.ContainsFunc(all, func(o *Item) bool { return lane[o] == lane[it] && Compare(o, it) < 0 })
+					if tops[it] != first {
+						t.Fatalf("%+v among the tops: %v, first of its lane: %v", it, tops[it], first)
+					}
+				}
 				want := best(nil)
 				if l := p.Best(); (l == nil) != (want == nil) || l != nil && l.Top() != want {
 					t.Fatalf("best is not %+v", want)
