@@ -70,6 +70,7 @@ func (w *world) commit(b core.Batch) {
 		d.schedules[s.Name] = s.Last
 	}
 	d.next.NextBuild, d.next.NextOp = b.Delta.NextBuild, b.Delta.NextOp
+	w.checkGivenUp(b.Delta.Journal)
 	clear(w.assigned)
 }
 

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
@@ -14,7 +13,7 @@ import (
 // planRooms gives some providers hosts. Each worker's instance fits on some host that is empty.
 func (w *world) planRooms() {
 	w.rooms, w.tells, w.placed, w.chose = map[string][]core.Room{}, map[string]bool{}, map[key]bool{}, map[key]string{}
-	w.knows = map[string]bool{}
+	w.knows, w.hears = map[string]bool{}, map[string]bool{}
 	for _, name := range []string{"p0", "p1", "p2"} {
 		w.tells[name] = w.chance(0.5)
 	}
@@ -67,6 +66,11 @@ func (w *world) sayRooms(provider string) {
 	}
 	w.inMaster(w.between(0, 2*time.Second), "rooms of "+provider, func() {
 		w.knows[provider] = w.knows[provider] || ev.Error == ""
+		if ev.Error == "" {
+			for _, r := range ev.Rooms {
+				w.hears[provider+"/"+r.Name] = !r.Down
+			}
+		}
 		w.deliver(ev)
 	})
 }
@@ -160,17 +164,11 @@ func (w *world) tell(v *vm) {
 	}
 }
 
-// calmRooms brings all hosts up, and lets idle instances that share them end some time: who keeps them for ever keeps their room, too, whoever waits.
+// calmRooms brings all hosts up.
 func (w *world) calmRooms() {
 	for _, list := range w.rooms {
 		for i := range list {
 			list[i].Down = false
-		}
-	}
-	w.cfg.Workers = slices.Clone(w.cfg.Workers) // the old list is in force
-	for i := range w.cfg.Workers {
-		if k := &w.cfg.Workers[i]; len(w.rooms[k.Provider]) > 0 && k.BuildWaitTimeout < 0 {
-			k.BuildWaitTimeout = time.Minute
 		}
 	}
 }

@@ -40,6 +40,7 @@ type Result struct {
 	Applies   int            // configurations that were in force
 	Wakes     int            // of instances that were switched off
 	Leaves    int            // instances that were let end
+	Gives     int            // idle instances that gave up their room
 	Reaps     int            // orders to end what no record knew
 	Faults    map[string]int // by kind
 }
@@ -91,7 +92,7 @@ func RunTwice(o Options) (Result, error) {
 
 func (w *world) result() Result {
 	return Result{Seed: w.seed, Hash: w.hash.Sum64(), Steps: w.steps, Requests: int(w.nextReq), Builds: len(w.disk.builds),
-		Instances: w.made, Crashes: w.crashes, Applies: len(w.history), Wakes: w.wakes, Leaves: w.leaves, Reaps: w.reaps, Faults: w.faults}
+		Instances: w.made, Crashes: w.crashes, Applies: len(w.history), Wakes: w.wakes, Leaves: w.leaves, Gives: w.gives, Reaps: w.reaps, Faults: w.faults}
 }
 
 // trace writes one line into the hash, and to a person if one watches.

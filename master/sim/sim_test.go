@@ -45,7 +45,8 @@ func TestSeeds(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d steps, %d requests, %d builds, %d instances, %d wakes, %d leaves, %d reaps, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Wakes, total.Leaves, total.Reaps,
+	t.Logf("%d steps, %d requests, %d builds, %d instances, %d wakes, %d leaves, %d rooms given up, %d reaps, %d crashes, faults %v", total.Steps, total.Requests, total.Builds, total.Instances, total.Wakes, total.Leaves,
+		total.Gives, total.Reaps,
 		total.Crashes, total.Faults)
 	if *seeds < 200 || t.Failed() {
 		return
@@ -55,8 +56,8 @@ func TestSeeds(t *testing.T) {
 			t.Errorf("fault %s never happened: the plan does not reach it", k.name)
 		}
 	}
-	if total.Wakes < *seeds || total.Leaves < *seeds || total.Reaps < *seeds/20 {
-		t.Errorf("only %d wakes, %d leaves, %d reaps in %d seeds", total.Wakes, total.Leaves, total.Reaps, *seeds)
+	if total.Wakes < *seeds || total.Leaves < *seeds || total.Gives < *seeds/10 || total.Reaps < *seeds/20 {
+		t.Errorf("only %d wakes, %d leaves, %d rooms given up, %d reaps in %d seeds", total.Wakes, total.Leaves, total.Gives, total.Reaps, *seeds)
 	}
 	if total.Builds < 10**seeds {
 		t.Errorf("only %d builds in %d seeds: the days are too empty to show anything", total.Builds, *seeds)
@@ -71,6 +72,7 @@ func (r *Result) add(o Result) {
 	r.Crashes += o.Crashes
 	r.Wakes += o.Wakes
 	r.Leaves += o.Leaves
+	r.Gives += o.Gives
 	r.Reaps += o.Reaps
 	r.Applies += o.Applies
 	for k, n := range o.Faults {

@@ -82,6 +82,8 @@ type world struct {
 	asked     map[key]bool           // to leave, ever
 	leaving   map[key]bool           // the master of now was asked for it
 	reaping   key                    // that somebody orders the end of
+	hears     map[string]bool        // hosts that the master of now has last heard of as up
+	gives     int                    // instances that gave up their room
 	leaves    int
 	reaps     int
 	lost      int              // machines of lost states
@@ -237,6 +239,7 @@ func (w *world) crash() {
 	w.epoch++
 	w.runners, w.creating = map[buildID]*runner{}, map[opID]key{}
 	clear(w.knows)
+	clear(w.hears)
 	w.admitted = map[string]*session{}
 	clear(w.leaving)
 	for _, id := range sortedKeys(w.sessions) {
@@ -346,7 +349,7 @@ func (w *world) effect(e core.Effect) {
 		w.checkEnded(e)
 	case core.Due:
 		w.inMaster(soon, "due "+e.Scheduler, func() { w.due(e) })
-	case core.Notify, core.ReadConsole:
+	case core.Notify, core.ReadConsole, core.TellInterrupted:
 	}
 }
 
