@@ -109,9 +109,7 @@ func TestDiskIsFull(t *testing.T) {
 	if code, text := w.probe("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz: %d %s", code, text)
 	}
-	if !strings.Contains(w.said(), "the state cannot be stored") {
-		t.Error("the log does not say what is wrong")
-	}
+	w.until("the log says what is wrong", 20*time.Second, func() bool { return strings.Contains(w.said(), "the state cannot be stored") })
 	var refused api.Forced
 	var p *api.Problem
 	if err := c.Post(ctx, "/force", nil, api.Force{Builder: "b"}, &refused); !errors.As(err, &p) || p.Status != http.StatusInsufficientStorage {
@@ -185,6 +183,7 @@ func TestDamagedStateIsRefusedAndLeftAlone(t *testing.T) {
 	for name, damage := range map[string]func([]byte) []byte{
 		"no SQLite file": func(b []byte) []byte { copy(b, "This is not what it was."); return b },
 		"cut off":        func(b []byte) []byte { return b[:50] },
+		"emptied":        func([]byte) []byte { return nil },
 		"cut in half":    func(b []byte) []byte { return b[:len(b)/2] },
 		"broken pages": func(b []byte) []byte {
 			for i := 4096; i < len(b); i++ {
@@ -228,5 +227,46 @@ func TestDamagedStateIsRefusedAndLeftAlone(t *testing.T) {
 				t.Errorf("the file is not what it was: %d bytes, %v", len(now), err)
 			}
 		})
+	}
+}
+
+func TestAStateThatWasPutBackFromACopyNumbersItsBuildsOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.configure(config{Builders: builder("b", talk{Name: "t", Lines: 3}.step())})
+	file := filepath.Join(w.state, "rouse.db")
+	last := model.BuildID(0)
+	build := func() {
+		t.Helper()
+		m := w.up(nil)
+		r := w.done(w.force("b"), 40*time.Second) // a copy may not know an instance that has ended: then the next one is waited for
+		if r.Result != model.Success || r.Build <= last {
+			t.Errorf("build %d: %s: %s; want a later one than %d", r.Build, r.Result, r.Text, last)
+		}
+		last = r.Build
+		w.until("all instances are gone", 20*time.Second, func() bool { return len(get[api.InstanceList](w, "/instances").Instances) == 0 })
+		m.stop(10 * time.Second)
+	}
+	build()
+	backup, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	build()
+	log := filepath.Join(w.state, "logs", fmt.Sprint(last), "0-stdio.log")
+	kept, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, backup, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	build()
+	if now, err := os.ReadFile(log); err != nil || string(now) != string(kept) {
+		t.Errorf("the log of a build that the copy does not know is not what it was: %d bytes of %d; %v", len(now), len(kept), err)
 	}
 }
