@@ -4,6 +4,9 @@ import (
 	"context"
 	"io"
 	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -37,20 +40,59 @@ or by its worker. Its token is masked. What an instance printed that has failed 
 		if follow {
 			query.Set("follow", "true")
 		}
-		return s.Copy(ctx, "/instances/"+url.PathEscape(key)+"/console", query, plainText{s.stdout})
+		return s.Copy(ctx, "/instances/"+url.PathEscape(key)+"/console", query, &plainText{w: s.stdout})
 	})
 }
 
-// plainText leaves out what would drive the terminal: a machine's console is not to be trusted.
-type plainText struct{ w io.Writer }
+// plainText leaves out what would drive the terminal: what a machine prints is not to be trusted. It forgets nothing between two writes.
+type plainText struct {
+	w    io.Writer
+	in   byte   // what it is inside of: 0 text, '\x1b' an escape sequence, '[' one with parameters, ']' one with a text
+	rest []byte // the beginning of a character
+}
 
-func (p plainText) Write(b []byte) (int, error) {
+func (p *plainText) Write(b []byte) (int, error) {
 	out := make([]byte, 0, len(b))
-	for _, c := range b {
-		if c == '\n' || c == '\t' || c >= ' ' && c != 0x7f {
-			out = append(out, c)
+	p.rest = append(p.rest, b...)
+	for len(p.rest) > 0 && utf8.FullRune(p.rest) {
+		r, n := utf8.DecodeRune(p.rest)
+		if p.keeps(r) && (r != utf8.RuneError || n > 1) {
+			out = append(out, p.rest[:n]...)
 		}
+		p.rest = p.rest[n:]
 	}
 	_, err := p.w.Write(out)
 	return len(b), err
+}
+
+// keeps says whether a character is text, and follows what it is inside of (ECMA-48, 5.3 to 5.6). A line's end ends everything: no more than a line is lost
+// to what a machine has begun and not ended.
+func (p *plainText) keeps(r rune) bool {
+	const escape, bell, csi, st = 0x1b, 0x07, 0x9b, 0x9c
+	switch {
+	case r == '\n':
+		p.in = 0
+		return true
+	case r == escape:
+		p.in = escape
+	case p.in == escape && r == '[', p.in == 0 && r == csi:
+		p.in = '['
+	case p.in == escape && strings.ContainsRune("]PX^_", r):
+		p.in = ']'
+	case p.in == escape && r >= ' ' && r <= '/': // there is more of it
+	case p.in == '[' && (r < '@' || r > '~'):
+	case p.in == ']' && r != bell && r != st:
+	case p.in != 0:
+		p.in = 0
+	default:
+		return r == '\t' || unicode.IsPrint(r)
+	}
+	return false
+}
+
+// plain is a whole text without what would drive a terminal.
+func plain(s string) string {
+	var b strings.Builder
+	_, _ = (&plainText{w: &b}).Write([]byte(s)) // a builder takes all
+	return b.String()
 }

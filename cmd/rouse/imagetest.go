@@ -9,12 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/rouse-ci/rouse/images"
 	"github.com/rouse-ci/rouse/master/api"
@@ -344,18 +342,6 @@ func (t *imageTest) console() string {
 	}
 	return b.String()
 }
-
-// plain drops what a guest prints for a terminal's sake, which is not to reach this one.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, escape.ReplaceAllString(s, ""))
-}
-
-var escape = regexp.MustCompile(`\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_c]|\][^\x07\x1b]*)`)
 
 func (t *imageTest) until(ctx context.Context, done func() (bool, error)) error {
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -281,6 +281,19 @@ func (w *World) Instance(ctx context.Context, key model.InstanceKey) (model.Inst
 	return model.Instance{}, store.ErrNotFound
 }
 
+// ReadConsole implements api.Consoles: a machine that boots, and drives whatever terminal shows it.
+func (w *World) ReadConsole(_ context.Context, key model.InstanceKey, follow bool, out io.Writer) error {
+	if key != "abc-linux-1-2" {
+		return fmt.Errorf("console of instance %s: %w", key, store.ErrNotFound)
+	}
+	text := "\x1b[2J\x1b[1;32mbooting\x1b[0m\r\nrouse: userland after 1.73 s\r\n"
+	if follow {
+		text += "rouse: the agent ended with 0\r\n"
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
+
 // Trace implements api.Records.
 func (w *World) Trace(_ context.Context, id model.RequestID) ([]store.JournalRow, error) {
 	row := func(seq int64, at time.Duration, e core.Entry) store.JournalRow {
