@@ -119,6 +119,12 @@ type Provider interface {
 	Close() error
 }
 
+// Interruptee is implemented by providers that avoid for a while what is taken back again and again. It is told once of each instance that was taken back, as
+// its agent or the provider itself has said (see Instance.Interrupted), before its Destroy is called. It returns at once and calls nobody.
+type Interruptee interface {
+	Interrupted(key Key)
+}
+
 // ConsoleReader is implemented by providers that can show what an instance printed while it booted: at most the last 64 KiB.
 type ConsoleReader interface {
 	Console(ctx context.Context, key Key) ([]byte, error)

@@ -69,6 +69,8 @@ func (l *loop) effect(ef core.Effect, now time.Time) {
 		l.startInstance(ef)
 	case core.ReadConsole:
 		l.readConsole(ef)
+	case core.TellInterrupted:
+		l.tellInterrupted(ef)
 	case core.ListInstances:
 		l.list(ef, now)
 	default:

@@ -120,6 +120,20 @@ func (c *caller) console(key model.InstanceKey) ([]byte, error) {
 	}
 }
 
+// tellInterrupted tells a provider what it has taken back, if that wants to hear it.
+func (l *loop) tellInterrupted(ef core.TellInterrupted) {
+	c := l.callers[ef.Provider]
+	if c == nil {
+		return
+	}
+	if p, ok := c.opened.Provider.(providers.Interruptee); ok {
+		l.e.work.Go(func() {
+			defer l.e.survive("interruption told to provider "+c.name, nil)
+			p.Interrupted(providers.Key(ef.Key))
+		})
+	}
+}
+
 // What a provider tells of an instance is bounded before it gets into the state.
 const (
 	maxFacts    = 20

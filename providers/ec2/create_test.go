@@ -245,6 +245,53 @@ func TestRefusalsAreRememberedAndProbedAgain(t *testing.T) {
 	}
 }
 
+func TestAPlaceThatIsTakenBackAgainAndAgainIsAvoidedForAWhile(t *testing.T) {
+	t.Parallel()
+	a := newFakeEC2()
+	r := newRig(t, a)
+	s := testSpec()
+	s.Zones, s.Market = []string{"a", "b"}, Market{Spot: true}
+	n := 0
+	launch := func(wantZone string) providers.Key {
+		t.Helper()
+		n++
+		key := providers.Key(fmt.Sprintf("k-%d", n))
+		if in, err := r.Create(t.Context(), request(key, s)); err != nil || in.Facts["zone"] != wantZone {
+			t.Fatalf("launch %d: %+v, %v", n, in, err)
+		}
+		return key
+	}
+	passed := func() { // the pause
+		for _, e := range r.refusals.taken {
+			e.until = time.Now().Add(-time.Second)
+		}
+	}
+	r.Interrupted("nobody")
+	r.Interrupted(launch("eu-central-1a"))
+	r.Interrupted(launch("eu-central-1a")) // one says little
+	r.Interrupted(launch("eu-central-1b"))
+	r.Interrupted(launch("eu-central-1b"))
+	_, err := r.Create(t.Context(), request("k-none", s))
+	wantClass(t, err, providers.NoCapacity)
+	if err == nil || !strings.Contains(err.Error(), "taken back 2 instances") {
+		t.Errorf("it says %v", err)
+	}
+	passed()
+	first := launch("eu-central-1a")
+	second := launch("eu-central-1a")
+	r.Interrupted(first)
+	r.Interrupted(second) // together with the first
+	e := r.refusals.taken[choice{Type: s.Types[0], Zone: "eu-central-1a", Market: spot}.String()]
+	if e == nil || e.times != 3 || time.Until(e.until) < 9*time.Minute || time.Until(e.until) > 10*time.Minute {
+		t.Errorf("after the next one: %+v", e)
+	}
+	launch("eu-central-1b")
+	passed()
+	e.at = time.Now().Add(-2 * time.Hour)
+	r.Interrupted(launch("eu-central-1a"))
+	launch("eu-central-1a") // what was long ago does not count
+}
+
 func TestNoPlaceAtAllNamesEveryReason(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -62,6 +62,7 @@ var (
 	_ providers.Provider      = (*provider)(nil)
 	_ providers.Sleeper       = (*provider)(nil)
 	_ providers.ConsoleReader = (*provider)(nil)
+	_ providers.Interruptee   = (*provider)(nil)
 )
 
 // maxChoices bounds the choices of type and place that are tried for one launch; maxUserText the bytes of user_data before compression.

@@ -181,6 +181,16 @@ func (p *provider) show(s seen) providers.Instance {
 	return s.instance(unexpected, p.memory.notes(s))
 }
 
+// Interrupted implements providers.Interruptee: where instances are taken back again and again, none is launched for a while.
+func (p *provider) Interrupted(key providers.Key) {
+	if !key.Valid() {
+		return
+	}
+	if r, err := p.journal.load(key); err == nil && r != nil && r.ID != "" {
+		p.refusals.interrupted(r.Choice, time.Now())
+	}
+}
+
 // recorded is an instance that only its record knows.
 func (p *provider) recorded(r *record) seen {
 	return seen{

@@ -10,9 +10,20 @@ import (
 
 // refusals remembers, for all workers of a provider, where EC2 had no machine: such a choice is passed over until its cool-down is over, and
 // then one launch tries whether it is still so before others follow.
+//
+// Beside that it remembers what EC2 has taken back. A machine that is taken back costs its build no attempt and its worker no pause, so a place in which that
+// goes on would be launched in again and again.
 type refusals struct {
-	mu sync.Mutex
-	m  map[string]*refusal
+	mu    sync.Mutex
+	m     map[string]*refusal
+	taken map[string]*taken
+}
+
+// taken is a choice of which EC2 has taken instances back.
+type taken struct {
+	times int // each within takenFor of the one before
+	at    time.Time
+	until time.Time // not tried before; zero after the first one, which says little
 }
 
 type refusal struct {
@@ -28,12 +39,41 @@ const (
 	coolFirst = 30 * time.Second // after the first refusal; it doubles…
 	coolMost  = 10 * time.Minute // …up to this
 	probeTime = time.Minute      // a probe that has not come back counts as lost
+
+	takenFirst = 5 * time.Minute  // after the second instance that was taken back; it doubles…
+	takenMost  = 40 * time.Minute // …up to this
+	takenFor   = time.Hour        // without another one it is forgotten
 )
+
+// interrupted notes that EC2 has taken an instance back. What is taken together counts once more at the most.
+func (r *refusals) interrupted(c choice, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.taken == nil {
+		r.taken = map[string]*taken{}
+	}
+	t := r.taken[c.String()]
+	if t == nil || now.Sub(t.at) > takenFor && now.After(t.until) {
+		t = &taken{}
+		r.taken[c.String()] = t
+	}
+	t.at = now
+	if now.Before(t.until) {
+		return
+	}
+	if t.times++; t.times > 1 {
+		t.until = now.Add(min(takenFirst<<min(t.times-2, 8), takenMost))
+	}
+}
 
 // pass says whether a choice may be tried now, or why not.
 func (r *refusals) pass(c choice, now time.Time) (why string, class providers.Class, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if t := r.taken[c.String()]; t != nil && now.Before(t.until) {
+		return fmt.Sprintf("EC2 has taken back %d instances there, the last one %s ago (tried again in %s)", t.times, now.Sub(t.at).Round(time.Second), t.until.Sub(now).Round(time.Second)),
+			providers.NoCapacity, false
+	}
 	e := r.m[c.String()]
 	switch {
 	case e == nil:
