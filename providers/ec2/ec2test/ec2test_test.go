@@ -286,11 +286,15 @@ func TestPlanFollowsFromTheSeed(t *testing.T) {
 	t.Parallel()
 	draw := func(seed uint64, backwards bool) (kinds [200]Kind) {
 		p := plan{seed: seed, faults: Storm(0.5, time.Second), done: make([]int, len(Storm(0.5, time.Second)))}
+		struck := map[Kind]int{}
+		for _, f := range p.faults {
+			struck[f.Kind] = 1 // nothing has to be made up for
+		}
 		for i := range kinds {
 			if backwards {
 				i = len(kinds) - 1 - i
 			}
-			kinds[i] = p.draw("RunInstances", i).Kind
+			kinds[i] = p.draw("RunInstances", i, struck).Kind
 		}
 		return kinds
 	}
@@ -306,6 +310,28 @@ func TestPlanFollowsFromTheSeed(t *testing.T) {
 	}
 	if count[None] < 60 || count[None] > 160 || count[Forget]+count[Stale] != 0 || count[ListLate] == 0 {
 		t.Errorf("drawn: %v", count)
+	}
+}
+
+func TestEveryKindOfAStormStrikes(t *testing.T) {
+	t.Parallel()
+	faults := Storm(0.0001, time.Second) // hardly anything by chance
+	p := plan{seed: 1, faults: faults, done: make([]int, len(faults))}
+	struck := map[Kind]int{}
+	for n := range 40 {
+		for _, action := range []string{"RunInstances", "TerminateInstances"} {
+			if f := p.draw(action, n+1, struck); f.Kind != None {
+				if n+1 < 20 {
+					t.Errorf("call %d of %s: %s", n+1, action, f.Kind)
+				}
+				struck[f.Kind]++
+			}
+		}
+	}
+	for _, f := range faults {
+		if struck[f.Kind] != 1 {
+			t.Errorf("%s has struck %d times in a storm that is long enough for each kind once", f.Kind, struck[f.Kind])
+		}
 	}
 }
 

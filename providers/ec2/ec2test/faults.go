@@ -35,6 +35,7 @@ type Fault struct {
 	Kind   Kind
 	Rate   float64       // how many of the calls, from 0 to 1
 	Times  int           // at most so often; 0 is without a limit
+	Sure   int           // a kind that has not struck yet strikes for sure from this call of an action on, until it has; 0 is never
 	For    time.Duration // see Kind
 }
 
@@ -52,11 +53,15 @@ func (w *World) Plan(seed uint64, faults ...Fault) {
 	w.plan = plan{seed: seed, faults: faults, done: make([]int, len(faults))}
 }
 
-// draw decides on the nth call of an action.
-func (p *plan) draw(action string, n int) Fault {
+// draw decides on the nth call of an action. struck is how often each kind has really happened.
+func (p *plan) draw(action string, n int, struck map[Kind]int) Fault {
 	for i, f := range p.faults {
 		if f.Action != "" && f.Action != action || f.Times > 0 && p.done[i] >= f.Times || f.only() != "" && !fits(f.only(), action) {
 			continue
+		}
+		if f.Sure > 0 && n >= f.Sure && struck[f.Kind] == 0 {
+			p.done[i]++
+			return f
 		}
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(action + " " + strconv.Itoa(i) + " " + strconv.Itoa(n)))
@@ -89,12 +94,12 @@ func fits(what, action string) bool {
 	return false
 }
 
-// Storm is a plan with every fault in it. rate is about the sum of the rates of one action's faults. brief is how long what passes by itself takes.
+// Storm is a plan with every fault in it, each of which strikes if there are some dozens of calls that it can strike. rate is about the sum of the rates of one action's faults. brief is how long what passes by itself takes.
 func Storm(rate float64, brief time.Duration) []Fault {
 	kinds := []Fault{{Kind: Refuse}, {Kind: Fail500}, {Kind: Fail503}, {Kind: Throttle}, {Kind: NoCapacity}, {Kind: Delay, For: brief}, {Kind: Hang, For: 4 * brief},
 		{Kind: HangAfter, For: 4 * brief}, {Kind: LoseReply}, {Kind: Late500}, {Kind: Duplicate}, {Kind: ListLate, For: brief}, {Kind: Stale, For: brief}, {Kind: Forget}}
 	for i, k := range kinds {
-		kinds[i].Rate = rate / float64(len(kinds))
+		kinds[i].Rate, kinds[i].Sure = rate/float64(len(kinds)), 20
 		if k.only() != "" { // there are few of those calls, and a termination is for several instances
 			kinds[i].Rate *= 3
 		}

@@ -107,7 +107,7 @@ func (w *World) serve(ctx context.Context, form url.Values) answer {
 	limited := w.buckets != nil && !w.buckets.take(form, now)
 	var f Fault
 	if !limited && !denied {
-		f = w.plan.draw(action, n)
+		f = w.plan.draw(action, n, w.faulted)
 	}
 	w.mu.Unlock()
 	switch {
