@@ -22,6 +22,7 @@ import (
 
 const (
 	keyName         = "token.key"
+	logsName        = "logs"
 	keySize         = 32
 	takeoverTimeout = 90 * time.Second
 	secretLife      = 30 * time.Second // how long a worker's password is remembered after it was read
@@ -34,7 +35,7 @@ func (m *master) openStore(ctx context.Context) (*sqlite.Store, error) {
 	deadline := time.Now().Add(takeoverTimeout)
 	asked := 0
 	for {
-		st, err := sqlite.Open(ctx, m.o.StateDir, sqlite.Options{Log: m.log})
+		st, err := sqlite.Open(ctx, m.o.StateDir, sqlite.Options{Log: m.log, Traces: []string{logsName + "/[1-9]*"}})
 		var held *sqlite.LockedError
 		if !errors.As(err, &held) || !m.o.Takeover || held.PID <= 0 || time.Now().After(deadline) {
 			return st, err
@@ -85,6 +86,17 @@ func tokenKey(dir string) ([]byte, error) {
 		return nil, fmt.Errorf("make the token key: %w", err)
 	}
 	return key, nil
+}
+
+// nextBuild is the number of the next build. Where the state was lost, or put back from a copy, logs of later builds are there, which no new build may
+// go on with.
+func (m *master) nextBuild(recorded model.BuildID) (model.BuildID, error) {
+	last, err := m.logs.Last()
+	if err != nil || last < recorded {
+		return recorded, err
+	}
+	m.log.Warn("master: the records are older than the logs: builds are numbered on from those", "recorded", recorded, "next", last+1)
+	return last + 1, nil
 }
 
 func syncDir(dir string) error {

@@ -139,10 +139,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	first.retired, first.locks = m.retired(ctx, first.gen(), first.cfg, saved)
 
-	if m.logs, err = steplog.Open(filepath.Join(o.StateDir, "logs"), steplog.Options{Log: m.log}); err != nil {
+	if m.logs, err = steplog.Open(filepath.Join(o.StateDir, logsName), steplog.Options{Log: m.log}); err != nil {
 		return err
 	}
 	undo.add(m.logs.Close)
+	if saved.NextBuild, err = m.nextBuild(saved.NextBuild); err != nil {
+		return err
+	}
 	if err := m.openFirst(ctx, first, saved.Instances); err != nil {
 		return err
 	}

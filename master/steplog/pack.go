@@ -386,6 +386,20 @@ func (d *Dir) walk(ctx context.Context, fn func(file) error) error {
 	return nil
 }
 
+// Last returns the greatest number of a build that has a directory here, or 0. Names that no build will reach are nobody's.
+func (d *Dir) Last() (last model.BuildID, err error) {
+	builds, err := fs.ReadDir(d.root.FS(), ".")
+	if err != nil {
+		return 0, fmt.Errorf("steplog: %w", err)
+	}
+	for _, b := range builds {
+		if n, err := strconv.ParseInt(b.Name(), 10, 48); err == nil && b.IsDir() {
+			last = max(last, model.BuildID(n))
+		}
+	}
+	return last, nil
+}
+
 func (d *Dir) walkBuild(build model.BuildID, fn func(file) error) error {
 	dir := strconv.FormatInt(int64(build), 10)
 	entries, err := fs.ReadDir(d.root.FS(), dir)

@@ -207,6 +207,60 @@ func TestAStateWithoutItsLastPagesIsDamaged(t *testing.T) {
 	refused(t, dir, "damaged")
 }
 
+func TestAnEmptyStateBesideTracesOfBuildsIsDamaged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{fileName, "logs/12/0-stdio.log"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Open(t.Context(), dir, Options{Traces: []string{"logs/[1-9]*"}})
+	var fe *FileError
+	if !errors.As(err, &fe) || !strings.Contains(err.Error(), "logs/12") || !strings.Contains(err.Error(), "rouse reap") {
+		t.Errorf("got %v", err)
+	}
+	if st, err := os.Stat(filepath.Join(dir, fileName)); err != nil || st.Size() != 0 {
+		t.Error("the file was changed", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "logs")); err != nil { // a first start that was cut short leaves an empty file, and nothing else
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), dir, Options{Traces: []string{"logs/[1-9]*"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAWriteAheadLogWithoutItsFileIsKept(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(string) error{"missing": os.Remove, "empty": func(path string) error { return os.Truncate(path, 0) }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, path := t.TempDir(), ""
+			some(t, dir)
+			path = filepath.Join(dir, fileName)
+			records := []byte(strings.Repeat("records ", 1000))
+			if err := errors.Join(lose(path), os.WriteFile(path+"-wal", records, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			s, err := Open(t.Context(), dir, Options{})
+			if err == nil {
+				t.Fatal("opened", s.Close())
+			}
+			if !strings.Contains(err.Error(), path+"-wal") {
+				t.Errorf("got %v", err)
+			}
+			if b, err := os.ReadFile(path + "-wal"); err != nil || string(b) != string(records) {
+				t.Errorf("%d bytes are left of %d; %v", len(b), len(records), err)
+			}
+		})
+	}
+}
+
 func TestANewerStateIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

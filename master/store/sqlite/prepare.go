@@ -57,7 +57,7 @@ func (e *FileError) Unwrap() error { return e.Err }
 func damaged(path string, err error) error {
 	return &FileError{Path: path, What: "the state is damaged", Err: err, Advice: fmt.Sprintf(
 		"Nothing was changed. Either put a copy of yours back, or move the file and its companions aside (mv %s %s.damaged; the same for -wal and -shm) "+
-			"and start with an empty state; instances that the old state knew are then tagged with an owner that nobody sweeps, so look for them at their providers",
+			"and start with an empty state; instances that the old state knew are then tagged with an owner that nobody sweeps: `rouse reap -owner OWNER -config DIR` finds and ends them (their keys begin with OWNER)",
 		path, path)}
 }
 
@@ -78,7 +78,7 @@ func explain(path string, err error) error {
 
 // prepare checks the file and brings its schema up to date, or makes a new one.
 func prepare(ctx context.Context, path string, o Options, migrations fs.FS) error {
-	size, err := checkHeader(path)
+	size, err := checkHeader(path, o)
 	if err != nil {
 		return err
 	}
@@ -98,10 +98,13 @@ func prepare(ctx context.Context, path string, o Options, migrations fs.FS) erro
 }
 
 // checkHeader looks at the file without SQLite, which would take an empty or short file for a new database. It returns the file's size.
-func checkHeader(path string) (int64, error) {
+func checkHeader(path string, o Options) (int64, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if err := checkLost(path, o); err != nil {
+			return 0, err
+		}
 		// Made by us, so that its mode is ours.
 		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
@@ -119,8 +122,11 @@ func checkHeader(path string) (int64, error) {
 	if st.IsDir() {
 		return 0, &FileError{Path: path, What: "is a directory", Advice: "Give another state directory"}
 	}
-	if st.Size() == 0 { // made, and then the power went
-		return 0, nil
+	if st.Size() == 0 {
+		if trace := traceOf(filepath.Dir(path), o.Traces); trace != "" {
+			return 0, damaged(path, fmt.Errorf("the file is empty, and %s was left by builds that it should know", trace))
+		}
+		return 0, checkLost(path, o) // made, and then the power went
 	}
 	head := make([]byte, 72)
 	if _, err := io.ReadFull(f, head); err != nil {
@@ -135,6 +141,28 @@ func checkHeader(path string) (int64, error) {
 		return 0, foreign(path)
 	}
 	return st.Size(), nil
+}
+
+// checkLost looks beside a file that is missing or empty. SQLite would take a write-ahead log there for an old one, and remove the records in it.
+// Who moves a damaged state aside is let through.
+func checkLost(path string, o Options) error {
+	if st, err := os.Stat(path + "-wal"); err == nil && st.Size() > 0 {
+		return damaged(path, fmt.Errorf("the file is gone, and %s-wal holds records of it", path))
+	}
+	if trace := traceOf(filepath.Dir(path), o.Traces); trace != "" {
+		o.Log.Warn("the state is gone and an empty one is made: `rouse reap -owner OWNER -config DIR` finds the instances that the old one knew", "path", path, "left", trace)
+	}
+	return nil
+}
+
+// traceOf returns a file that only an earlier state can have left, or "".
+func traceOf(dir string, traces []string) string {
+	for _, t := range traces {
+		if found, err := filepath.Glob(filepath.Join(dir, t)); err == nil && len(found) > 0 {
+			return found[0]
+		}
+	}
+	return ""
 }
 
 func foreign(path string) error {

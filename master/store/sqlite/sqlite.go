@@ -37,6 +37,10 @@ type Options struct {
 	// CheckLimit is the greatest size in bytes of a file that is checked as a whole after an unclean end; 0 = 1 GiB. It bounds how long a
 	// start takes: about a second for each GiB that the system has cached.
 	CheckLimit int64
+
+	// Traces are patterns (filepath.Match) of what only an earlier state can have left in the directory. Where there is such a file, an empty state is
+	// a damaged one, and a missing one is warned of.
+	Traces []string
 }
 
 // Store is an open state directory.
