@@ -115,7 +115,35 @@ const (
 	maxStreams = 1000             // followers and watchers at once
 	callLimit  = 30 * time.Second // how long one call of the engine or the store may take
 	writeLimit = 30 * time.Second // how long a client may take to accept one piece of an answer
+	sendLimit  = 30 * time.Second // how long a client may take to send a request's body
+
+	configLimit     = 5 * time.Minute // how long a plan or an apply may take: providers are asked
+	configSendLimit = 5 * time.Minute // how long the text of a configuration may be on its way: maxConfig over a poor link
+	lookLimit       = 3 * time.Minute // how long a list of all instances may take: longer than one call of any provider
 )
+
+// limits bound one kind of request.
+type limits struct {
+	send, work time.Duration
+	size       int64 // bytes of the body
+}
+
+// whole is how long everything may take, with the answer's way back.
+func (l limits) whole() time.Duration { return l.send + l.work + writeLimit }
+
+var (
+	usual    = limits{sendLimit, callLimit, maxBody}
+	patient  = limits{configSendLimit, configLimit, maxConfig}
+	limitsOf = map[string]limits{"/plan": patient, "/apply": patient, "/rollback": patient, "/reconfig": patient, "/strays/look": {sendLimit, lookLimit, maxBody}}
+)
+
+// limitsFor are those of a request; path is without Prefix. Streams set their own.
+func limitsFor(method, path string) limits {
+	if l, ok := limitsOf[path]; ok && method == http.MethodPost {
+		return l
+	}
+	return usual
+}
 
 // New makes a server. Nothing is served before Serve.
 func New(o Options) *Server {
@@ -188,6 +216,7 @@ var planPackage = reflect.TypeFor[plan.Plan]().PkgPath()
 
 // op describes one operation. The identifier is also the name of its function in generated clients.
 func op(method, path, id, tag, summary string, errors ...int) huma.Operation {
-	return huma.Operation{Method: method, Path: Prefix + path, OperationID: id, Tags: []string{tag}, Summary: summary, MaxBodyBytes: maxBody,
+	l := limitsFor(method, path)
+	return huma.Operation{Method: method, Path: Prefix + path, OperationID: id, Tags: []string{tag}, Summary: summary, MaxBodyBytes: l.size, BodyReadTimeout: l.send,
 		Errors: append(errors, http.StatusServiceUnavailable)}
 }

@@ -58,12 +58,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			}
 			ctx = context.WithValue(ctx, callerKey{}, c)
 		}
-		limit, size := callLimit, int64(maxBody)
-		if configPaths[r.URL.Path] && r.Method == http.MethodPost {
-			limit, size = configLimit, maxConfig
-		}
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + writeLimit)) // streams set their own
-		r.Body = http.MaxBytesReader(w, r.Body, size)
+		l := limitsFor(r.Method, strings.TrimPrefix(r.URL.Path, Prefix))
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(l.whole())) // streams set their own
+		r.Body = http.MaxBytesReader(w, r.Body, l.size)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

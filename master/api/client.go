@@ -90,11 +90,7 @@ func (c *Client) Delete(ctx context.Context, path string, query url.Values, out 
 }
 
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
-	limit := callLimit
-	if configPaths[Prefix+path] && method == http.MethodPost {
-		limit = configLimit
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit+writeLimit)
+	ctx, cancel := context.WithTimeout(ctx, limitsFor(method, path).whole())
 	defer cancel()
 	resp, err := c.do(ctx, method, path, query, in, "application/json")
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -34,19 +33,12 @@ type Refused struct {
 
 func (e *Refused) Error() string { return e.Text }
 
-const (
-	maxConfig   = 64 << 20        // bytes of a request that carries a configuration
-	configLimit = 5 * time.Minute // how long a plan or an apply may take: providers are asked
-)
-
-// configPaths are those whose requests may be large and take long.
-var configPaths = map[string]bool{Prefix + "/plan": true, Prefix + "/apply": true, Prefix + "/rollback": true, Prefix + "/reconfig": true}
+const maxConfig = 64 << 20 // bytes of a request that carries a configuration
 
 func (s *Server) registerConfigs() {
-	large := func(o huma.Operation) huma.Operation { o.MaxBodyBytes = maxConfig; return o }
 	const tag = "configuration"
-	huma.Register(s.api, large(op(http.MethodPost, "/plan", "planConfiguration", tag, "Say what a configuration would do; nothing is changed", 422)), s.planConfig)
-	huma.Register(s.api, large(op(http.MethodPost, "/apply", "applyConfiguration", tag, "Put a configuration into force, whole or not at all", 409, 422)), s.applyConfig)
+	huma.Register(s.api, op(http.MethodPost, "/plan", "planConfiguration", tag, "Say what a configuration would do; nothing is changed", 422), s.planConfig)
+	huma.Register(s.api, op(http.MethodPost, "/apply", "applyConfiguration", tag, "Put a configuration into force, whole or not at all", 409, 422), s.applyConfig)
 	huma.Register(s.api, op(http.MethodGet, "/apply", "getApply", tag, "Say which apply is under way, and what still lives by an older configuration"), s.applyStatus)
 	huma.Register(s.api, op(http.MethodPost, "/rollback", "rollbackConfiguration", tag, "Put the text of an older generation into force again, as a new generation", 404, 409, 422), s.rollback)
 	huma.Register(s.api, op(http.MethodPost, "/reconfig", "reconfigure", tag, "Read the directory again that the master was started with", 409, 422), s.reconfig)

@@ -106,7 +106,7 @@ func sightName(st core.SightState) string {
 func (s *Server) lookForStrays(ctx context.Context, in *struct {
 	Provider string `query:"provider" maxLength:"200" doc:"only this one"`
 }) (*body[StrayList], error) {
-	ctx, cancel := withLimit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
 	before, err := s.o.Engine.Snapshot(ctx)
 	if err != nil {
