@@ -155,6 +155,33 @@ func TestWhatCannotWorkIsSaidBeforehand(t *testing.T) {
 	}
 }
 
+// TestWhoMayNotUseTheSocketIsToldHowToGetThere plans as a user who has no right to libvirtd's socket.
+func TestWhoMayNotUseTheSocketIsToldHowToGetThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.configure("", worker("x", "", guest(""), "true"))
+	if err := os.Chmod(w.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := command("chown", "-R", "65534:65534", w.dir+"/config"); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(w.dir, "rouse") // whose own directory is root's
+	if _, err := command("install", "-m755", programs+"/rouse", program); err != nil {
+		t.Fatal(err)
+	}
+	out, err := command("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME="+w.dir, program, "plan", w.dir+"/config", "-state", w.dir+"/none")
+	if err == nil {
+		t.Errorf("the plan says nothing:\n%s", out)
+	}
+	out = strings.Join(strings.Fields(fmt.Sprint(out, err)), " ")
+	for _, want := range []string{"No connection to host", "adduser USER libvirt"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the plan does not say %q:\n%s", want, out)
+		}
+	}
+}
+
 // TestAHostThatIsDownAtStartIsAHostThatIsDown starts a master without libvirtd: it serves, and says what its build waits for. When libvirtd is there, the
 // build is done.
 func TestAHostThatIsDownAtStartIsAHostThatIsDown(t *testing.T) {

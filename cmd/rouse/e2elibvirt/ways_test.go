@@ -134,6 +134,33 @@ func TestTwoGuestsOfOneBaseWriteEachTheirOwn(t *testing.T) {
 	}
 }
 
+// TestTheMasterNeedsNothingOfItsHostsDisk hides libvirt's directories from the master, as if the host were another machine: everything that a guest needs is
+// made, and deleted, by libvirt.
+func TestTheMasterNeedsNothingOfItsHostsDisk(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "remote", "remotecopy")
+	w.under = []string{"unshare", "--mount", "--propagation", "private", "sh", "-ec",
+		"for d in /var/lib/libvirt /var/log/libvirt /run/libvirt/qemu; do mount -t tmpfs none $d; done; exec \"$@\"", "sh"}
+	far := filepath.Join(images, "far")
+	if err := os.MkdirAll(far, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run := "echo I am $ROUSE_WORKER"
+	w.configure("", worker("remote", "", guest(""), run),
+		worker("remotecopy", "", strings.Replace(guest(fmt.Sprintf("hd_image = %q\n clone = \"copy\"", far+"/disk.qcow2")), `"minimal.qcow2"`, `"`+images+`/minimal.qcow2"`, 1), run))
+	w.up()
+	for _, name := range w.mine {
+		id := w.force(name)
+		w.succeeds(id)
+		if out := w.stdout(id); out != "I am "+name+"\n" {
+			t.Errorf("%s says %q", name, out)
+		}
+	}
+	if left, err := command("nsenter", "--mount", "--target", fmt.Sprint(w.cmd.Process.Pid), "find", "/var/lib/libvirt", "/var/log/libvirt", "/run/libvirt/qemu", "-mindepth", "1"); err != nil || left != "" {
+		t.Errorf("the master has made, on its own disk: %q, %v", left, err)
+	}
+}
+
 // TestTheNetworkTellsAGuestItsName boots a guest that is told nothing else: its console shows what DHCP said, and why it ended.
 func TestTheNetworkTellsAGuestItsName(t *testing.T) {
 	t.Parallel()

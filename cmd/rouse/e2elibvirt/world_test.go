@@ -159,14 +159,15 @@ func command(name string, args ...string) (string, error) {
 // world is one state directory with its configuration, and the masters that live on it, one after the other.
 type world struct {
 	*testing.T
-	dir  string
-	port int64
-	cmd  *exec.Cmd
-	dead chan struct{}
-	c    *api.Client
-	mine []string // its workers' names begin so
-	mu   sync.Mutex
-	log  bytes.Buffer
+	dir   string
+	port  int64
+	cmd   *exec.Cmd
+	dead  chan struct{}
+	c     *api.Client
+	mine  []string // its workers' names begin so
+	under []string // command that masters run under, or none
+	mu    sync.Mutex
+	log   bytes.Buffer
 }
 
 func newWorld(t *testing.T, workers ...string) *world {
@@ -262,7 +263,8 @@ func (w *world) configure(provider string, blocks ...string) {
 // up starts a master.
 func (w *world) up() {
 	w.Helper()
-	w.cmd = exec.Command(programs+"/rouse", "master", "-config", w.dir+"/config", "-state", w.dir+"/state", "-log-json")
+	args := append(slices.Clone(w.under), programs+"/rouse", "master", "-config", w.dir+"/config", "-state", w.dir+"/state", "-log-json")
+	w.cmd = exec.Command(args[0], args[1:]...)
 	w.cmd.Stdout, w.cmd.Stderr = w, w
 	if err := w.cmd.Start(); err != nil {
 		w.Fatal(err)
