@@ -39,20 +39,20 @@ moto: ## install the EC2 API server that tests run against
 e2e-ec2: moto ## rouse on EC2's API under all faults; deeper: make e2e-ec2 BUILDS=2000 KILLS=40 SEED=7
 	.ci/e2e-ec2
 
-e2e-libvirt: ## rouse with real guests, on a libvirtd of its own; more: make e2e-libvirt DEEP=1 PARALLEL=4 ROUSE_FAST=10
+e2e-libvirt: ## rouse with real guests, on a libvirtd of its own; more: make e2e-libvirt PARALLEL=4 ROUSE_FAST=10
 	.ci/e2e-libvirt
 
 bench-libvirt: ## guests cold and from memory, and the provider beside Buildbot's steps (on a quiet machine); lines NAME_seconds=…
 	BENCH=1 RUN='^TestBench$$' .ci/e2e-libvirt
 
 packer-validate: ## Packer reads the image templates; builds and boots nothing
-	@{ command -v packer && command -v ssh-keygen; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends packer openssh-client >/dev/null; }
+	.ci/packer
 	images/packer/build validate
 
 packer-build: ## Packer makes its image for QEMU, from a Debian base that is made here: minutes
 	images/packer/build local
 
-images-test: packer-validate ## images are reproducible, boot and attach, broken ones are found; DEEP=1 makes and boots all of them, which takes ten minutes
+images-test: ## all images are made, boot, attach and end; broken ones are found; DEEP=1: by all identities; DEBIAN=no: the minimal one only
 	GO=$(GO) .ci/images-test
 
 race: peers moto ## all tests under the race detector (needs gcc)
