@@ -162,3 +162,43 @@ func TestACancelledBuildLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestVMBuilderRefusesWhatItCannotUse runs the documents' script with what nobody should give it: it says why, and makes nothing.
+func TestVMBuilderRefusesWhatItCannotUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	password, empty := filepath.Join(dir, "password"), filepath.Join(dir, "empty")
+	for name, text := range map[string]string{password: "s3cret", empty: ""} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		args, want string
+	}{
+		"nothing":           {"", "where is the master?"},
+		"another protocol":  {"-master http://m:9989 -password-file " + password, "it is ws://HOST:PORT or wss://HOST:PORT"},
+		"a command":         {"-master ws://m:$(reboot) -password-file " + password, "is no URL of a master"},
+		"no password":       {"-master ws://m:9989", "a file with the workers' password is needed"},
+		"an empty password": {"-master ws://m:9989 -password-file " + empty, "a file with the workers' password is needed"},
+		"no value":          {"-master", "-master needs a value"},
+		"no agent there":    {"-master ws://m:9989 -password-file " + password + " -worker " + dir + "/none", "there is no such program"},
+		"an unknown option": {"-slaves 3", "there is no option -slaves"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			out := filepath.Join(dir, name)
+			cmd := exec.Command("bash", append([]string{"../contrib/libvirt/vmbuilder", "-out", out}, strings.Fields(c.args)...)...)
+			said, err := cmd.CombinedOutput()
+			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 2 {
+				t.Errorf("%v", err)
+			}
+			if !strings.Contains(string(said), c.want) || strings.Contains(string(said), "s3cret") {
+				t.Errorf("it says %q", said)
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Error("it has made something")
+			}
+		})
+	}
+}
