@@ -5,6 +5,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/pricing"
+	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 )
 
@@ -39,6 +40,7 @@ type api struct {
 	AttachVolume        call[ec2.AttachVolumeInput, ec2.AttachVolumeOutput]
 
 	GetProducts       call[pricing.GetProductsInput, pricing.GetProductsOutput]
+	GetServiceQuota   call[servicequotas.GetServiceQuotaInput, servicequotas.GetServiceQuotaOutput]
 	GetCallerIdentity call[sts.GetCallerIdentityInput, sts.GetCallerIdentityOutput]
 }
 
@@ -46,13 +48,14 @@ type api struct {
 type clients struct {
 	run, describe, terminate, other func() *ec2.Client
 	pricing                         func() *pricing.Client
+	quotas                          func() *servicequotas.Client
 	sts                             func() *sts.Client
 }
 
 // newAPI governs method values of the clients.
 func newAPI(g *governor, c clients) *api {
 	run, describe, terminate, other := c.run(), c.describe(), c.terminate(), c.other()
-	prices, identity := c.pricing(), c.sts()
+	prices, quotas, identity := c.pricing(), c.quotas(), c.sts()
 	return &api{
 		RunInstances:           governed(g, classRun, "RunInstances", run.RunInstances),
 		DescribeInstances:      governed(g, classDescribe, "DescribeInstances", describe.DescribeInstances),
@@ -79,6 +82,7 @@ func newAPI(g *governor, c clients) *api {
 		AttachVolume:        governed(g, classMutate, "AttachVolume", other.AttachVolume),
 
 		GetProducts:       governed(g, classOther, "GetProducts", prices.GetProducts),
+		GetServiceQuota:   governed(g, classOther, "GetServiceQuota", quotas.GetServiceQuota),
 		GetCallerIdentity: governed(g, classOther, "GetCallerIdentity", identity.GetCallerIdentity),
 	}
 }

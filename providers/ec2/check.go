@@ -17,10 +17,8 @@ import (
 	"github.com/rouse-ci/rouse/providers"
 )
 
-// This file and its neighbours (check_world.go, check_spec.go) are the preflight of a plan. It reads, and it tries launches with DryRun; it changes
-// nothing. What many specs need is asked for in one call, and what is true of many is said once.
-//
-// It does not look at quotas: how many vCPUs an account may use is known to another service (Service Quotas) only, and a dry run does not count.
+// This file and its neighbours (check_world.go, check_spec.go, check_quota.go) are the preflight of a plan. It reads, and it tries launches with DryRun; it
+// changes nothing. What many specs need is asked for in one call, and what is true of many is said once.
 
 // maxDryRuns bounds the launches that are tried: EC2 lets an account make two in a second.
 const maxDryRuns = 25
@@ -36,6 +34,8 @@ type preflight struct {
 	said  map[string]bool
 	bad   map[string]bool // index and attribute of what is fatal already
 	down  bool            // EC2 does not answer: there is no sense in asking on
+
+	quotaDown bool // Service Quotas does not answer
 }
 
 // numbered is a spec and its index in Check's argument.
@@ -64,6 +64,7 @@ func (p *provider) Check(ctx context.Context, specs []any) []providers.Finding {
 		f.judge(w, &f.specs[i])
 	}
 	f.addresses(ctx)
+	f.quotas(ctx, w)
 	f.dryRuns(ctx, w)
 	return f.found
 }

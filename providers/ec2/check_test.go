@@ -18,6 +18,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
+	quotatypes "github.com/aws/aws-sdk-go-v2/service/servicequotas/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -33,6 +35,7 @@ type account struct {
 	errs   map[string]error // by operation
 	dryRun func(*ec2.RunInstancesInput) error
 	runs   []*ec2.RunInstancesInput
+	quotas map[string]float64
 }
 
 func code(c string) error { return &smithy.GenericAPIError{Code: c, Message: "as EC2 says"} }
@@ -78,7 +81,8 @@ func (a *account) api() *api {
 	x86, arm := types.ArchitectureTypeX8664, types.ArchitectureTypeArm64
 	kinds := map[string]types.InstanceTypeInfo{
 		"m7i.large": {ProcessorInfo: &types.ProcessorInfo{SupportedArchitectures: []types.ArchitectureType{x86}}, HibernationSupported: aws.Bool(true),
-			MemoryInfo: &types.MemoryInfo{SizeInMiB: aws.Int64(8192)}, SupportedUsageClasses: []types.UsageClassType{"on-demand", "spot"}},
+			MemoryInfo: &types.MemoryInfo{SizeInMiB: aws.Int64(8192)}, SupportedUsageClasses: []types.UsageClassType{"on-demand", "spot"},
+			VCpuInfo: &types.VCpuInfo{DefaultVCpus: aws.Int32(2)}},
 		"c7g.large": {ProcessorInfo: &types.ProcessorInfo{SupportedArchitectures: []types.ArchitectureType{arm}}, HibernationSupported: aws.Bool(false),
 			MemoryInfo: &types.MemoryInfo{SizeInMiB: aws.Int64(65536)}, SupportedUsageClasses: []types.UsageClassType{"on-demand"}},
 	}
@@ -187,6 +191,16 @@ func (a *account) api() *api {
 				{PublicIp: aws.String("192.0.2.4"), NetworkInterfaceId: aws.String("eni-1")},
 			}}
 		}),
+		GetServiceQuota: func(_ context.Context, in *servicequotas.GetServiceQuotaInput) (*servicequotas.GetServiceQuotaOutput, error) {
+			if err := a.called("GetServiceQuota"); err != nil {
+				return nil, err
+			}
+			v, ok := a.quotas[*in.QuotaCode]
+			if !ok {
+				return nil, code("NoSuchResourceException")
+			}
+			return &servicequotas.GetServiceQuotaOutput{Quota: &quotatypes.ServiceQuota{Value: &v}}, nil
+		},
 		DescribeSpotPriceHistory: answer(a, "DescribeSpotPriceHistory", func(*ec2.DescribeSpotPriceHistoryInput) *ec2.DescribeSpotPriceHistoryOutput {
 			return &ec2.DescribeSpotPriceHistoryOutput{}
 		}),
@@ -350,9 +364,9 @@ func TestWhatKeepsAPreflightOutIsSaidOnce(t *testing.T) {
 		{"wrong region", Config{}, "DescribeInstances", dns, "!-1 region: EC2 can not be reached", "describe-regions", 2},
 		{"wrong endpoint", Config{Endpoint: "http://x"}, "DescribeInstances", dns, "!-1 endpoint: EC2 can not be reached", "no such host", 2},
 		{"region not enabled", Config{}, "DescribeInstances", &callError{op: "DescribeInstances", err: code("AuthFailure")}, "!-1 region: The region eu-central-1 does not accept the credentials", "AuthFailure", 2},
-		{"no permission to look", Config{}, "DescribeInstances", denied("DescribeInstances"), "!-1 : A permission is missing", "ec2:DescribeInstances", 10},
+		{"no permission to look", Config{}, "DescribeInstances", denied("DescribeInstances"), "!-1 : A permission is missing", "ec2:DescribeInstances", 11},
 		{"nobody there", Config{}, "DescribeInstances", &callError{op: "DescribeInstances", err: context.DeadlineExceeded}, "!-1 : EC2 gives no usable answer", "No answer", 2},
-		{"no permission to launch", Config{}, "RunInstances", denied("RunInstances"), "!-1 : A launch is not permitted", "ec2:RunInstances", 10},
+		{"no permission to launch", Config{}, "RunInstances", denied("RunInstances"), "!-1 : A launch is not permitted", "ec2:RunInstances", 11},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

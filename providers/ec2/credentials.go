@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/pricing"
+	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/rouse-ci/rouse/providers"
@@ -79,7 +80,10 @@ func connect(ctx context.Context, c Config, log *slog.Logger) (clients, string, 
 			o.Region, o.BaseEndpoint = pricingRegion, base(c.PricingEndpoint, o.BaseEndpoint)
 		})
 	}
-	return clients{run: family, describe: family, terminate: family, other: family, pricing: prices, sts: stsClient}, cfg.Region, nil
+	quotas := func() *servicequotas.Client {
+		return servicequotas.NewFromConfig(cfg, func(o *servicequotas.Options) { o.BaseEndpoint = base(c.Endpoint, o.BaseEndpoint) })
+	}
+	return clients{run: family, describe: family, terminate: family, other: family, pricing: prices, quotas: quotas, sts: stsClient}, cfg.Region, nil
 }
 
 // base is the first endpoint that is given: a string or a *string.

@@ -203,6 +203,8 @@ func action(op string) string {
 	switch op {
 	case "GetProducts":
 		return "pricing:" + op
+	case "GetServiceQuota":
+		return "servicequotas:" + op
 	case "GetCallerIdentity", "AssumeRole":
 		return "sts:" + op
 	}

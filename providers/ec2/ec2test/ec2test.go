@@ -55,7 +55,8 @@ type World struct {
 	notices   map[string]notice
 	metadata  []*http.Server
 	prices    map[string]float64
-	hung      chan struct{} // closed at the end
+	quotas    map[string]float64 // by code
+	hung      chan struct{}      // closed at the end
 }
 
 // Handler answers a call in moto's place. ok is false to leave it to moto.
@@ -75,7 +76,7 @@ func Start(t testing.TB) *World {
 	w := &World{Account: account, direct: &Client{URL: m.url, Account: account},
 		denied: map[string]bool{}, handlers: map[string]Handler{}, calls: map[string]int{}, errors: map[string]int{}, faulted: map[Kind]int{},
 		tokens: map[string]*token{}, overlays: map[string]*overlay{}, ledger: map[string]*record{}, zones: map[string]string{},
-		consoles: map[string]func() []byte{}, notices: map[string]notice{}, prices: map[string]float64{}, hung: make(chan struct{})}
+		consoles: map[string]func() []byte{}, notices: map[string]notice{}, prices: map[string]float64{}, quotas: map[string]float64{}, hung: make(chan struct{})}
 	w.server = httptest.NewServer(w)
 	w.URL = w.server.URL
 	t.Cleanup(w.close)

@@ -34,6 +34,10 @@ func (w *World) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.servePrices(rw, strings.TrimPrefix(target, "AWSPriceListService."), body)
 		return
 	}
+	if target := r.Header.Get("X-Amz-Target"); strings.HasPrefix(target, "ServiceQuotasV20190624.") {
+		w.serveQuotas(rw, strings.TrimPrefix(target, "ServiceQuotasV20190624."), body)
+		return
+	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil || !strings.Contains(r.Header.Get("Authorization"), "/ec2/aws4_request") {
 		w.pass(rw, r, body)
