@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/core"
 )
 
 func newStatusCmd(a *app) *cobra.Command {
@@ -55,7 +57,29 @@ func showStatus(t *table, st api.Status) {
 			text += ", last list failed: " + p.ListError
 		}
 		t.pair("provider "+p.Name, text)
+		for _, h := range p.Hosts {
+			t.pair("  host "+h.Name, hostText(h, st.Time))
+		}
 	}
+}
+
+// hostText says what of a host is taken, and since when it cannot be reached.
+func hostText(h api.Host, now time.Time) string {
+	parts := []string{plural(h.Instances, "instance")}
+	if h.Slots > 0 {
+		parts[0] = fmt.Sprintf("%d of %s", h.Instances, plural(h.Slots, "slot"))
+	}
+	if h.VCPULimit > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %s", h.VCPUs, plural(h.VCPULimit, "vcpu")))
+	}
+	if h.MemoryLimit > 0 {
+		parts = append(parts, fmt.Sprintf("%s of %s of memory", core.Amount(h.Memory), core.Amount(h.MemoryLimit)))
+	}
+	text := strings.Join(parts, ", ") + " taken"
+	if h.Down {
+		text = "cannot be reached since " + clock(h.DownSince) + " (" + human(now.Sub(h.DownSince).Seconds()) + "): nothing new begins there; " + text
+	}
+	return text
 }
 
 func byState(m map[string]int) string {

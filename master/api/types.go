@@ -237,6 +237,20 @@ type ProviderStatus struct {
 	ListedAt  time.Time `json:"listed_at,omitzero" doc:"when its instances were last listed"`
 	ListError string    `json:"list_error,omitempty"`
 	Orphans   int       `json:"orphans" doc:"instances with our tag that no record knows"`
+	Hosts     []Host    `json:"hosts,omitempty" doc:"the machines that its instances share, if it has said which"`
+}
+
+// Host is a machine that a provider's instances share, and what they take of it. What is switched off takes nothing.
+type Host struct {
+	Name        string    `json:"name"`
+	Down        bool      `json:"down,omitempty" doc:"it can not be reached: nothing new begins there, and what lives there goes on"`
+	DownSince   time.Time `json:"down_since,omitzero" doc:"as far as this master knows"`
+	Instances   int       `json:"instances" doc:"that live there, or are about to"`
+	Slots       int       `json:"slots,omitempty" doc:"instances that may live there; absent: any number"`
+	VCPUs       int       `json:"vcpus_taken"`
+	VCPULimit   int       `json:"vcpus,omitempty" doc:"that instances may take together; absent: any number"`
+	Memory      int64     `json:"memory_taken_bytes"`
+	MemoryLimit int64     `json:"memory_bytes,omitempty" doc:"that instances may take together; absent: any amount"`
 }
 
 // Version is the master's version.

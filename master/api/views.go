@@ -150,9 +150,17 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*body[Status], error)
 		}
 	}
 	for _, p := range snap.Providers {
-		out.Providers = append(out.Providers, ProviderStatus{Name: p.Name, ListedAt: p.LastListAt, ListError: p.LastListErr, Orphans: p.Orphans})
+		out.Providers = append(out.Providers, ProviderStatus{Name: p.Name, ListedAt: p.LastListAt, ListError: p.LastListErr, Orphans: p.Orphans, Hosts: hosts(p.Rooms)})
 	}
 	return &body[Status]{out}, nil
+}
+
+func hosts(rooms []core.RoomView) (out []Host) {
+	for _, r := range rooms {
+		out = append(out, Host{Name: r.Name, Down: r.Down, DownSince: r.DownSince, Instances: r.Instances, Slots: r.Slots, VCPUs: r.TakenVCPUs, VCPULimit: r.VCPUs,
+			Memory: r.TakenMemory, MemoryLimit: r.Memory})
+	}
+	return out
 }
 
 func (s *Server) version(context.Context, *struct{}) (*body[Version], error) {

@@ -47,9 +47,9 @@ func (s *State) noRoomTexts(w *worker) []string {
 	case large == 0 && in == nil:
 		todo = "no host has as much even when it is empty: let the worker need less, or give a host more"
 	case large == 0:
-		todo = "the host has not as much even when it is empty: give it more, or end the instance, so that the next one may be made elsewhere"
+		todo = "the host has not as much even when it is empty: give it more, or end the instance (rouse end " + w.cfg.Name + "), so that the next one is made elsewhere"
 	case up == 0:
-		todo = "it waits until a host can be reached: see what is wrong there"
+		todo = "it waits until a host can be reached again: look what is wrong there"
 	case coming:
 		todo = "it waits until what is ending has ended"
 	}
@@ -65,7 +65,7 @@ func (f share) text() string {
 		parts = append(parts, fmt.Sprintf("%d vcpus", f.vcpus))
 	}
 	if f.memory > 0 {
-		parts = append(parts, amount(f.memory))
+		parts = append(parts, Amount(f.memory))
 	}
 	if len(parts) == 0 {
 		return "one more instance"
@@ -81,7 +81,7 @@ func (r *Room) freeText(taken, need share) string {
 		short = append(short, fmt.Sprintf("%d of %d vcpus", max(free.vcpus, 0), r.VCPUs))
 	}
 	if need.memory > free.memory {
-		short = append(short, fmt.Sprintf("%s of %s", amount(max(free.memory, 0)), amount(r.Memory)))
+		short = append(short, fmt.Sprintf("%s of %s", Amount(max(free.memory, 0)), Amount(r.Memory)))
 	}
 	if need.slots > free.slots {
 		short = append(short, fmt.Sprintf("%d of %d slots", max(free.slots, 0), r.Slots))
@@ -120,8 +120,8 @@ func (s *State) tenantsText(at site) string {
 	return text.String()
 }
 
-// amount of bytes, for people.
-func amount(n int64) string {
+// Amount of bytes, for people.
+func Amount(n int64) string {
 	if n >= 1<<30 {
 		if n%(1<<30) == 0 {
 			return fmt.Sprintf("%d GiB", n>>30)
