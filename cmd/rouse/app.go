@@ -46,7 +46,12 @@ func (a *app) run(args []string) int {
 	context.AfterFunc(ctx, stop)
 
 	root := a.root()
-	root.SetArgs(normalise(root, args))
+	if len(args) > 1 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		args = a.completing(root, args)
+	} else {
+		args, _ = normalise(root, args)
+	}
+	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -95,18 +100,15 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 }
 
 // normalise accepts the single dash of Terraform's long flags (-state=DIR, -json), which cobra wants to be two. Everything after "--"
-// and every flag's value is left alone.
-func normalise(root *cobra.Command, args []string) []string {
-	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
-		return args
-	}
+// and every flag's value is left alone. literal says that another argument would be left alone, too.
+func normalise(root *cobra.Command, args []string) (out []string, literal bool) {
 	cmd := root
-	out := make([]string, 0, len(args))
+	out = make([]string, 0, len(args))
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		switch {
 		case arg == "--":
-			return append(out, args[i:]...)
+			return append(out, args[i:]...), true
 		case !strings.HasPrefix(arg, "-") || len(arg) == 1:
 			for _, sub := range cmd.Commands() {
 				if sub.Name() == arg || sub.HasAlias(arg) {
@@ -126,12 +128,14 @@ func normalise(root *cobra.Command, args []string) []string {
 		if f == nil && len(name) == 1 {
 			f = shorthand(cmd, name)
 		}
-		if f != nil && !hasValue && f.NoOptDefVal == "" && i+1 < len(args) {
-			i++
+		if f != nil && !hasValue && f.NoOptDefVal == "" {
+			if i++; i == len(args) {
+				return out, true
+			}
 			out = append(out, args[i])
 		}
 	}
-	return out
+	return out, false
 }
 
 func digit(b byte) bool { return '0' <= b && b <= '9' }

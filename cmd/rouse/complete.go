@@ -3,13 +3,46 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rouse-ci/rouse/master/api"
 )
+
+// completing prepares the request of a shell: the words before the cursor, and the one at the cursor, which may be empty. Cobra completes flags with two dashes;
+// who has typed one gets them with one, since a shell drops what does not begin with what was typed.
+func (a *app) completing(root *cobra.Command, args []string) []string {
+	end := len(args) - 1
+	words, literal := normalise(root, args[1:end])
+	word := args[end]
+	if !literal && strings.HasPrefix(word, "-") && !strings.HasPrefix(word, "--") {
+		if len(word) > 1 {
+			word = "-" + word
+		}
+		if !strings.Contains(word, "=") {
+			root.SetOut(oneDashed{a.stdout})
+		}
+	}
+	return append(append([]string{args[0]}, words...), word)
+}
+
+// oneDashed writes the names of flags with one dash. Cobra writes each of them at once.
+type oneDashed struct{ to io.Writer }
+
+func (w oneDashed) Write(p []byte) (int, error) {
+	s := string(p)
+	if strings.HasPrefix(s, "--") {
+		s = strings.ReplaceAll(s[1:], "`", "") // they mark the name of the value in a flag's description
+	}
+	if _, err := io.WriteString(w.to, s); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
 
 // source asks a master for the words that may stand somewhere; a tab after a word begins its description.
 type source func(ctx context.Context, c *api.Client, given []string) ([]string, error)
@@ -58,6 +91,17 @@ func workerNames(ctx context.Context, c *api.Client, _ []string) (out []string, 
 	err = c.Get(ctx, "/workers", nil, &l)
 	for _, w := range l.Workers {
 		out = append(out, cobra.CompletionWithDesc(w.Name, w.State))
+	}
+	return out, err
+}
+
+func forceSchedulers(ctx context.Context, c *api.Client, _ []string) (out []string, err error) {
+	var l api.SchedulerList
+	err = c.Get(ctx, "/schedulers", nil, &l)
+	for _, s := range l.Schedulers {
+		if s.Kind == "force" {
+			out = append(out, s.Name)
+		}
 	}
 	return out, err
 }

@@ -55,6 +55,8 @@ master does not answer or refuses, and no result is known; 130 after Ctrl-C.`,
 	fl.StringVar(&o.Worker, "worker", "", "only this `worker` may build it")
 	fl.BoolVar(&o.wait, "wait", false, "wait for the end; the exit code tells the result")
 	fl.BoolVar(&o.follow, "follow", false, "print the logs as they grow; implies -wait")
+	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
+	_ = c.RegisterFlagCompletionFunc("scheduler", a.complete(forceSchedulers))
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
 		o.Builder = given[0]
 		if c.Flags().Changed("priority") {

@@ -53,6 +53,7 @@ It logs to standard error: JSON unless that is a terminal.`,
 	c.Flags().StringVar(&f.dir, "config", ".", "`directory` of the configuration's *.hcl files")
 	c.Flags().StringVar(&f.state, "state", defaultState(), "`directory` of the master's state")
 	c.Flags().StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	c.Flags().BoolVar(&f.json, "log-json", false, "log JSON, also to a terminal")
 	c.Flags().BoolVar(&f.takeover, "takeover", false, "end the master that uses the state, and go on with its builds")
 	_ = c.MarkFlagDirname("config")
