@@ -177,7 +177,8 @@ func (m *master) older(ctx context.Context, gen model.Generation) (store.ConfigS
 func refused(err error) error {
 	var invalid *invalidError
 	if errors.As(err, &invalid) {
-		return &api.Refused{Status: http.StatusUnprocessableEntity, Text: capital(invalid.Error()) + ". Nothing was changed.\n\n" + strings.TrimRight(invalid.Report(), "\n")}
+		report := invalid.cfg.Report(invalid.diags)
+		return &api.Refused{Status: http.StatusUnprocessableEntity, Report: &report, Text: capital(invalid.Error()) + ". Nothing was changed.\n\n" + strings.TrimRight(invalid.Report(), "\n")}
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/plan"
 )
@@ -128,7 +129,11 @@ func applyAsk(ask api.PlanAsk) func(*api.Expect, api.Order) any {
 }
 
 func (s *session) newProposal(ctx context.Context, dir string, f *applyFlags) (*proposal, error) {
-	cfg, err := s.readConfig(dir, &f.config)
+	var report func(hcl.Report) error
+	if s.json {
+		report = func(r hcl.Report) error { return s.event("invalid", r, nil) }
+	}
+	cfg, err := s.readConfig(dir, &f.config, report)
 	if err != nil {
 		return nil, err
 	}

@@ -89,13 +89,17 @@ func newShowCmd(a *app) *cobra.Command {
 }
 
 func (a *app) plan(ctx context.Context, dir string, f *planFlags) error {
-	cfg, err := a.readConfig(dir, &f.config)
+	var report func(hcl.Report) error
+	if f.client.json {
+		report = func(r hcl.Report) error { return a.printJSON(r) }
+	}
+	cfg, err := a.readConfig(dir, &f.config, report)
 	if err != nil {
 		return err
 	}
 	p, err := a.askPlan(ctx, cfg, dir, f)
 	if err != nil {
-		return err
+		return a.invalid(err, f.client.json)
 	}
 	if f.out != "" {
 		if err := writePlanFile(f.out, fileOf(p, cfg, dir)); err != nil {
@@ -117,8 +121,9 @@ func (a *app) plan(ctx context.Context, dir string, f *planFlags) error {
 	return nil
 }
 
-// readConfig loads a configuration and shows what is wrong with it. The values that it was given stay here.
-func (a *app) readConfig(dir string, f *configFlags) (*hcl.Config, error) {
+// readConfig loads a configuration and shows what is wrong with it. The values that it was given stay here. With report, that shows mistakes which end the command;
+// else, and of warnings, people are told.
+func (a *app) readConfig(dir string, f *configFlags, report func(hcl.Report) error) (*hcl.Config, error) {
 	o, err := f.options(a)
 	if err != nil {
 		return nil, err
@@ -128,6 +133,12 @@ func (a *app) readConfig(dir string, f *configFlags) (*hcl.Config, error) {
 	}
 	cfg, diags := hcl.Load(dir, o)
 	diags = cfg.Relocate(dir, diags)
+	if diags.HasErrors() && report != nil {
+		if err := report(cfg.Report(diags)); err != nil {
+			return nil, err
+		}
+		return nil, exit(1)
+	}
 	if err := cfg.WriteDiagnostics(a.stderr, diags, a.width(), a.colour(a.stderr)); err != nil {
 		return nil, err
 	}
@@ -135,6 +146,18 @@ func (a *app) readConfig(dir string, f *configFlags) (*hcl.Config, error) {
 		return nil, &exitError{code: 1, msg: fmt.Sprintf("the configuration in %s is not valid: %s. Nobody was asked, nothing was changed", dir, counts(cfg.Report(diags)))}
 	}
 	return cfg, nil
+}
+
+// invalid prints the mistakes that a master has found in a configuration as `rouse validate -json` does, if JSON is wanted; else err shows them.
+func (a *app) invalid(err error, asJSON bool) error {
+	var p *api.Problem
+	if !asJSON || !errors.As(err, &p) || len(p.Report) == 0 {
+		return err
+	}
+	if err := a.printJSON(p.Report); err != nil {
+		return err
+	}
+	return exit(1)
 }
 
 // askOf is what a master is asked about a configuration. The values of sensitive variables are not part of it: the master has its own, and learns only whether they

@@ -23,7 +23,7 @@ mistake is shown with its place, and the exit code is 1. Nobody is asked; to see
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
 		var out api.Applied
 		if err := s.Post(ctx, "/reconfig", nil, api.ReconfigAsk{Order: api.Order{Reason: reason}}, &out); err != nil {
-			return err
+			return a.invalid(err, s.json)
 		}
 		return s.show(out, func(t *table) {
 			if !out.Changed {

@@ -31,6 +31,9 @@ type Client struct {
 // maxAnswer bounds what a client keeps of one answer, and of one line of a stream.
 const maxAnswer = 64 << 20
 
+// maxProblem bounds what a client reads of an error: all mistakes of a configuration may be in it.
+const maxProblem = 8 << 20
+
 // NewClient makes a client for a local socket (address is a path, or "unix://PATH") or a URL (http or https). A token is sent to
 // URLs only, and in clear only to this machine. conf may be nil.
 func NewClient(address, token string, conf *tls.Config) (*Client, error) {
@@ -62,6 +65,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 type Problem struct {
 	Status int
 	Detail string
+	Report json.RawMessage // if a configuration has mistakes: an hcl.Report
 }
 
 func (p *Problem) Error() string { return p.Detail }
@@ -208,12 +212,16 @@ func (c *Client) problem(resp *http.Response) error {
 	p := &Problem{Status: resp.StatusCode}
 	var m huma.ErrorModel
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if kind != "application/problem+json" || json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&m) != nil {
+	if kind != "application/problem+json" || json.NewDecoder(io.LimitReader(resp.Body, maxProblem)).Decode(&m) != nil {
 		p.Detail = fmt.Sprintf("%s answered %s: is it a rouse master?", c.where, resp.Status)
 		return p
 	}
 	p.Detail = m.Detail
 	for _, e := range m.Errors {
+		if e != nil && e.Location == reportLocation {
+			p.Report, _ = json.Marshal(e.Value) // what was decoded can be encoded
+			continue
+		}
 		where := strings.TrimPrefix(e.Location, "body.")
 		p.Detail += fmt.Sprintf("\n  %s: %s", where, e.Message)
 	}

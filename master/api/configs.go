@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/plan"
@@ -29,6 +30,7 @@ type Configs interface {
 type Refused struct {
 	Status int // 404, 409 or 422
 	Text   string
+	Report *hcl.Report // of a configuration with mistakes: each with its place, for programs
 }
 
 func (e *Refused) Error() string { return e.Text }

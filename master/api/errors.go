@@ -18,11 +18,16 @@ func problem(status int, format string, args ...any) error {
 	return huma.NewError(status, fmt.Sprintf(format, args...))
 }
 
+// reportLocation marks the part of a problem that holds the mistakes of a configuration, which its text shows, too.
+const reportLocation = "configuration"
+
 // failed turns an error of the engine or the store into a problem. what names the thing that was asked for.
 func (s *Server) failed(err error, what string) error {
 	var known huma.StatusError
 	var refused *Refused
 	switch {
+	case errors.As(err, &refused) && refused.Report != nil:
+		return huma.NewError(refused.Status, refused.Text, &huma.ErrorDetail{Location: reportLocation, Message: "the configuration has mistakes", Value: refused.Report})
 	case errors.As(err, &refused):
 		return problem(refused.Status, "%s", refused.Text)
 	case errors.As(err, &known):
