@@ -33,14 +33,22 @@ func debian(t *testing.T, identity, more string) string {
   }`, identity, more)
 }
 
+// debianWorld has a worker of the Debian image, which needs ten times the minimal one's processor time until its agent attaches.
+func debianWorld(t *testing.T, name, instance, run string) *world {
+	t.Helper()
+	w := newWorld(t, name)
+	w.slow = 2 * patient
+	w.configure("", strings.Replace(worker(name, "", instance, run), `missing_timeout    = "3m"`, `missing_timeout    = "6m"`, 1))
+	w.up()
+	return w
+}
+
 // TestACloudImageIsToldByItsSeed boots cloud-init with the configuration's user data and ours: neither hides the other's files.
 func TestACloudImageIsToldByItsSeed(t *testing.T) {
 	t.Parallel()
 	block := debian(t, "nocloud", `graceful = "30s"
     user_data = "#cloud-config\nwrite_files:\n- path: /etc/mark\n  content: from the configuration\n"`)
-	w := newWorld(t, "cloud")
-	w.configure("", worker("cloud", "", block, "cat /etc/mark; echo; hostname; gcc --version | head -1"))
-	w.up()
+	w := debianWorld(t, "cloud", block, "cat /etc/mark; echo; hostname; gcc --version | head -1")
 	id := w.force("cloud")
 	in := w.attached("cloud")
 	if xml := w.virsh("dumpxml", domainOf(in)); strings.Contains(xml, "rouse.agent") {
@@ -57,9 +65,7 @@ func TestACloudImageIsToldByItsSeed(t *testing.T) {
 func TestAnImageWithoutAWorkerSaysSo(t *testing.T) {
 	t.Parallel()
 	block := debian(t, "nocloud", `user_data = "#cloud-config\nbootcmd:\n- [rm, /usr/local/bin/rouse-worker]\n"`)
-	w := newWorld(t, "empty")
-	w.configure("", worker("empty", "", block, "true"))
-	w.up()
+	w := debianWorld(t, "empty", block, "true")
 	id := w.force("empty")
 	console, text := w.preparation(id)
 	w.cancel(id)
@@ -75,9 +81,7 @@ func TestAnImageWithoutAWorkerSaysSo(t *testing.T) {
 func TestACredentialReachesSystemd(t *testing.T) {
 	t.Parallel()
 	block := debian(t, "credential", "")
-	w := newWorld(t, "credited")
-	w.configure("", worker("credited", "", block, "echo I am $ROUSE_WORKER; systemctl is-active rouse-credential.service; systemctl is-active rouse-smbios.service cloud-init.service"))
-	w.up()
+	w := debianWorld(t, "credited", block, "echo I am $ROUSE_WORKER; systemctl is-active rouse-credential.service; systemctl is-active rouse-smbios.service cloud-init.service")
 	id := w.force("credited")
 	in := w.attached("credited")
 	w.until("the build is over", func() bool { return !w.request(id).FinishedAt.IsZero() })
@@ -90,9 +94,7 @@ func TestACredentialReachesSystemd(t *testing.T) {
 // TestTheDebianImageIsRestoredFromMemory boots the first instance, and restores the next one, which is somebody of its own.
 func TestTheDebianImageIsRestoredFromMemory(t *testing.T) {
 	block := debian(t, "smbios", "fast = true")
-	w := newWorld(t, "large")
-	w.configure("", worker("large", "", block, "hostname; cat /etc/machine-id /sys/class/net/eth0/address; git --version"))
-	w.up()
+	w := debianWorld(t, "large", block, "hostname; cat /etc/machine-id /sys/class/net/eth0/address; git --version")
 	said := [2][]string{}
 	for n := range said {
 		id := w.force("large")

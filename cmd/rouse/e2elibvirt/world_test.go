@@ -164,8 +164,9 @@ type world struct {
 	cmd   *exec.Cmd
 	dead  chan struct{}
 	c     *api.Client
-	mine  []string // its workers' names begin so
-	under []string // command that masters run under, or none
+	mine  []string      // its workers' names begin so
+	under []string      // command that masters run under, or none
+	slow  time.Duration // how long it waits for what it waits for
 	mu    sync.Mutex
 	log   bytes.Buffer
 }
@@ -176,7 +177,7 @@ func newWorld(t *testing.T, workers ...string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, dir: dir, port: port.Add(1), mine: workers}
+	w := &world{T: t, dir: dir, port: port.Add(1), mine: workers, slow: patient}
 	t.Cleanup(func() {
 		w.end()
 		_ = os.RemoveAll(dir)
@@ -304,9 +305,9 @@ func (w *world) kill() {
 
 func (w *world) until(what string, done func() bool) {
 	w.Helper()
-	for limit := time.Now().Add(patient); !done(); time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(w.slow); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(limit) {
-			w.Fatalf("waited %s in vain until %s", patient, what)
+			w.Fatalf("waited %s in vain until %s", w.slow, what)
 		}
 	}
 }
