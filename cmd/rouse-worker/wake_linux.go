@@ -26,7 +26,7 @@ import (
 
 const (
 	waitLabel = "rouse.wait=" // SMBIOS string: the name of the virtio-serial port to wait on
-	netScript = "/rouse/net"  // of the image: sets up the network, with the hardware address as its argument
+	netScript = "/rouse/net"  // of the image, if it has one: sets up the network, with the hardware address as its argument
 	maxOrder  = 256 << 10
 )
 
@@ -50,6 +50,7 @@ func awaitOrder(port string) ([]byte, error) {
 		return nil, fmt.Errorf("open %s: %w", dev, err)
 	}
 	defer unix.Close(fd) //nolint:errcheck // only read
+	rehearse()
 	fmt.Fprintf(os.Stderr, "rouse: waiting for an order on %s\n", port)
 	line, err := readOrder(pollingReader(fd))
 	if err != nil {
@@ -128,15 +129,25 @@ func (o *order) renew() error {
 			return fmt.Errorf("renew the machine's identifier: %w", err)
 		}
 	}
-	if _, err := net.ParseMAC(o.MAC); err != nil {
+	return o.network()
+}
+
+// network gives the card its own hardware address, and gets an address: by the image's script if it has one, since only the image knows who else sees
+// to its network.
+func (o *order) network() error {
+	mac, err := net.ParseMAC(o.MAC)
+	if err != nil {
 		return fmt.Errorf("the host's order: %w", err)
 	}
-	cmd := exec.Command(netScript, o.MAC)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("set up the network: %w", err)
+	if _, err := os.Stat(netScript); err == nil {
+		cmd := exec.Command(netScript, o.MAC)
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("set up the network: %w", err)
+		}
+		return nil
 	}
-	return nil
+	return bringUp(mac, o.Hostname == "")
 }
 
 // reseed gives the kernel new random bytes, counts them as entropy, and makes it draw from them at once: random(4), RNDADDENTROPY and RNDRESEEDCRNG.
