@@ -184,6 +184,7 @@ type Pricer interface {
 // Price is what one instance costs, in US dollars per hour.
 type Price struct {
 	Running float64   `json:"running"`
+	Most    float64   `json:"most,omitempty"`    // the most that it may be while it runs, whatever is launched in place of the first choice; 0: Running
 	Stopped float64   `json:"stopped,omitempty"` // while it is switched off
 	Source  string    `json:"source"`            // for people: "on-demand list price", "spot, mean of 24 h", …
 	At      time.Time `json:"at,omitzero"`

@@ -449,10 +449,15 @@ func TestTheGreatestCostIsOneInstanceOfEachLatentWorker(t *testing.T) {
 	if diff := cmp.Diff(Cost{Currency: "USD", Before: 1.6, After: 1.6, Unpriced: 1}, got); diff != "" {
 		t.Error(diff)
 	}
+	in.Prices["linux-3"] = providers.Price{Running: 0.2, Most: 0.9} // spot, and on demand where there is none
+	if got := Compute(in).Cost; got.After != 2.3 || got.Before != 2.3 {
+		t.Errorf("with a dearer last resort: %+v", got)
+	}
 	if p := Compute(input(t, load(t, base), load(t, base))); p.Cost.Before != 1.3 || p.Cost.After != 1.3 {
 		t.Errorf("of equal prices: %+v", p.Cost) // 0.1 + 0.1 + 0.1 is not 0.3
 	}
 	in.PricesBefore = map[string]providers.Price{"linux-1": {Running: 1}}
+	in.Prices["linux-3"] = providers.Price{Running: 0.2}
 	if got := Compute(in).Cost.Before; got != 2.4 {
 		t.Errorf("before: %v", got)
 	}

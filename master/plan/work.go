@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/providers"
 )
 
 // work finds the builds and requests that the plan touches.
@@ -78,10 +79,10 @@ func (pl *planner) cost() {
 		w := &pl.old.Workers[i]
 		price, known := w.Price, w.Price > 0
 		if p, ok := pl.PricesBefore[w.Name]; !known && ok {
-			price, known = p.Running, true
+			price, known = most(p), true
 		}
 		if n := pl.newWorkers[w.Name]; !known && n != nil && n.Spec == w.Spec {
-			price, known = pl.Prices[w.Name].Running, true
+			price, known = most(pl.Prices[w.Name]), true
 		}
 		if in := pl.fleet.live[w.Name]; !known && in != nil {
 			price = in.Instance.Price
@@ -100,13 +101,16 @@ func (pl *planner) cost() {
 		case w.Price > 0:
 			c.After += w.Price
 		case ok:
-			c.After += p.Running
+			c.After += most(p)
 		default:
 			c.Unpriced++
 		}
 	}
 	c.Before, c.After = round(c.Before), round(c.After)
 }
+
+// most is what an instance costs at worst.
+func most(p providers.Price) float64 { return max(p.Running, p.Most) }
 
 // round makes sums of the same prices the same in whatever order they are added.
 func round(x float64) float64 { return float64(int64(x*1e6+0.5)) / 1e6 }

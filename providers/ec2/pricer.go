@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,7 +16,7 @@ import (
 )
 
 // Price implements providers.Pricer. It is the price of the spec's first choice (its first type, in its first place and market); instances that a
-// shortage has put elsewhere cost something else. What stopped instances cost is an estimate: all their disks as gp3 volumes at the price of
+// shortage has put elsewhere cost something else, at most Most, which is that of the dearest choice. What stopped instances cost is an estimate: all their disks as gp3 volumes at the price of
 // us-east-1. It is never an error that a price is not known: then it is 0, and Source says so.
 func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) {
 	s, err := checkSpec("price", spec)
@@ -30,8 +31,28 @@ func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) 
 		zone = wholeZone(c.region, s.Zones[0])
 	}
 	p := c.runningPrice(ctx, s.Market, s.Types[0], zone)
+	p.Most = max(p.Running, c.mostPrice(ctx, s, zone))
 	p.Stopped = diskPrice(c.diskGiB(ctx, s))
 	return p, nil
+}
+
+// mostPrice is the greatest price of the spec's choices, as far as they are known: of each type, and on demand where that is the last resort of spot.
+func (c *chooser) mostPrice(ctx context.Context, s Spec, zone string) float64 {
+	if len(s.Zones) > 1 {
+		zone = "" // any
+	}
+	prices := make([]float64, len(s.Types))
+	var all sync.WaitGroup
+	for i, t := range s.Types {
+		all.Go(func() { // at once: a price list that does not answer is waited for once
+			prices[i] = c.runningPrice(ctx, s.Market, t, zone).Running
+			if s.Market.Spot && s.Market.OnDemand {
+				prices[i] = max(prices[i], c.listPrice(ctx, t).Running)
+			}
+		})
+	}
+	all.Wait()
+	return slices.Max(prices)
 }
 
 // runningPrice is the price of a type in a zone ("": any) while it runs.

@@ -177,6 +177,22 @@ func TestThePriceOfASpec(t *testing.T) {
 			}
 		})
 	}
+	dearer := &prices{list: list, history: append([]types.SpotPrice{spotPrice("m7i.xlarge", "eu-central-1a", "0.09")}, history...)}
+	for _, tc := range []struct {
+		name  string
+		types []string
+		m     Market
+		want  float64
+	}{
+		{"one type", []string{"m7i.large"}, spotMarket, 0.04},
+		{"a dearer second type", []string{"m7i.large", "m7i.xlarge"}, spotMarket, 0.09},
+		{"on demand at last", []string{"m7i.large"}, Market{Spot: true, Product: "Linux/UNIX", OnDemand: true}, 0.12},
+		{"on demand", []string{"m7i.large"}, Market{}, 0.12},
+	} {
+		if got, err := dearer.chooser(big).Price(t.Context(), Spec{AMI: "ami-1", Types: tc.types, Market: tc.m}); err != nil || math.Abs(got.Most-tc.want) > 1e-9 {
+			t.Errorf("%s: at most %g, %v; want %g", tc.name, got.Most, err, tc.want)
+		}
+	}
 	if _, err := (&prices{}).chooser().Price(t.Context(), "nonsense"); providers.ClassOf(err) != providers.BadConfig {
 		t.Error(err)
 	}
