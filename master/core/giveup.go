@@ -41,12 +41,13 @@ func (s *State) makeRoom() {
 	if s.stopping || len(s.spare) == 0 {
 		return
 	}
-	known := map[claim]way{}
+	var known outlook
+	known.forget()
 	for _, it := range s.cramped() {
 		r := s.requests[it.ID]
-		list := s.roomFor(r, known)
+		list := s.roomFor(r, &known)
 		if len(list) > 0 {
-			clear(known)
+			known.forget()
 		}
 		for _, w := range list {
 			d := w.facts.GiveUp(s.policyOf(w), fmt.Sprintf("its room is needed by request %d", r.ID))
@@ -81,33 +82,29 @@ func (s *State) cramped() (list []*queue.Item) {
 
 // way is how an instance gets room.
 type way struct {
-	comes bool      // what is on its way out is enough
+	comes bool      // what is on its way out is enough, or it has room
 	list  []*worker // else: whose instances must be given up for it; none if that would not do
 }
 
-// roomFor chooses the idle instances that make room for a request by giving up theirs: as few as possible. None: it needs none, or none would help. What is
-// known of other requests' instances, since the last was given up, is not asked for again.
-func (s *State) roomFor(r *request, known map[claim]way) (best []*worker) {
+// outlook is what is known of ways until the next instance is given up: most requests look at the same workers, and most workers need the same.
+type outlook struct {
+	ofWorker map[*worker]way
+	ofClaim  map[claim]way
+}
+
+func (o *outlook) forget() { o.ofWorker, o.ofClaim = map[*worker]way{}, map[claim]way{} }
+
+// roomFor chooses the idle instances that make room for a request by giving up theirs: as few as possible. None: it needs none, or none would help.
+func (s *State) roomFor(r *request, known *outlook) (best []*worker) {
 	b := s.builders[r.Builder]
 	for _, w := range b.pool.workers {
 		if r.Worker != "" && r.Worker != w.cfg.Name || w.runs(r.Builder) || s.blockedBy(b, w) != "" {
 			continue
 		}
-		rank, why := s.room(w)
-		if rank != noRoom {
-			return nil // its timer is about to fire
-		}
-		if why != lacking {
-			continue
-		}
-		c := claim{site{provider: w.home()}, w.needs()}
-		if in := w.facts.Instance; in != nil {
-			c.at.room = in.Place
-		}
-		to, asked := known[c]
+		to, asked := known.ofWorker[w]
 		if !asked {
-			to = s.wayFor(c)
-			known[c] = to
+			to = s.wayOf(w, known)
+			known.ofWorker[w] = to
 		}
 		if to.comes {
 			return nil
@@ -117,6 +114,27 @@ func (s *State) roomFor(r *request, known map[claim]way) (best []*worker) {
 		}
 	}
 	return best
+}
+
+// wayOf is how the worker's instance gets room, if that is all that it lacks.
+func (s *State) wayOf(w *worker, known *outlook) way {
+	rank, why := s.room(w)
+	if rank != noRoom {
+		return way{comes: true} // its timer is about to fire, and then it takes the request
+	}
+	if why != lacking {
+		return way{}
+	}
+	c := claim{site{provider: w.home()}, w.needs()}
+	if in := w.facts.Instance; in != nil {
+		c.at.room = in.Place
+	}
+	to, asked := known.ofClaim[c]
+	if !asked {
+		to = s.wayFor(c)
+		known.ofClaim[c] = to
+	}
+	return to
 }
 
 // wayFor looks for a way to give an instance what it claims: in one room, or in any.
