@@ -18,6 +18,7 @@ const giveUp = "room is given up for work only"
 // checkGivenUp looks at what was decided in one step, after it was stored.
 func (w *world) checkGivenUp(journal []core.Entry) {
 	given := map[reqID][]core.Instance{}
+	clear(w.gave)
 	for _, e := range journal {
 		var id reqID
 		if e.Kind != "instance" || e.To != "doomed" && e.To != latent.Stopping.String() {
@@ -25,6 +26,7 @@ func (w *world) checkGivenUp(journal []core.Entry) {
 		}
 		if _, err := fmt.Sscanf(e.Cause, "its room is needed by request %d", &id); err == nil {
 			given[id] = append(given[id], w.disk.instances[e.Instance])
+			w.gave[e.Worker] = true
 			w.gives++
 		}
 	}

@@ -84,6 +84,7 @@ type world struct {
 	reaping   key                    // that somebody orders the end of
 	hears     map[string]bool        // hosts that the master of now has last heard of as up
 	gives     int                    // instances that gave up their room
+	gave      map[string]bool        // workers whose instances did so in the last step
 	leaves    int
 	reaps     int
 	lost      int              // machines of lost states
