@@ -94,6 +94,35 @@ func (a *attrs) str(name string, dst *string) {
 	}
 }
 
+// address is that of a repository.
+func (a *attrs) address(name string, dst *string) {
+	var s string
+	if a.str(name, &s); HoldsPassword(s) {
+		a.bad(name, `It holds a password, and an address is stored, shown and seen by every process on the worker. Leave it out, and give git the credential in the step's env: `+
+			`GIT_CONFIG_COUNT = 1, GIT_CONFIG_KEY_0 = "http.extraHeader", GIT_CONFIG_VALUE_0 = "Authorization: Basic ${base64encode("USER:${secret.NAME}")}".`)
+		return
+	}
+	*dst = s
+}
+
+// HoldsPassword says whether the address of a repository holds a password: SCHEME://USER:PASSWORD@HOST.
+func HoldsPassword(address string) bool {
+	_, rest, ok := strings.Cut(address, "://")
+	if !ok {
+		return false
+	}
+	host := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		host = rest[:i]
+	}
+	at := strings.LastIndexByte(host, '@')
+	if at < 0 {
+		return false
+	}
+	_, password, _ := strings.Cut(host[:at], ":")
+	return password != ""
+}
+
 // text is a string that must not be empty.
 func (a *attrs) text(name string, dst *string) {
 	var s string

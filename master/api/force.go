@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/model"
 )
 
@@ -27,6 +28,9 @@ func (c *Catalog) request(f Force) (model.Request, error) {
 	}
 	if ws := c.Builders[i].Workers; f.Worker != "" && !slices.Contains(ws, f.Worker) {
 		return model.Request{}, problem(http.StatusUnprocessableEntity, "Builder %q does not use worker %q; it uses %s.", f.Builder, f.Worker, list(ws))
+	}
+	if hcl.HoldsPassword(f.Repository) {
+		return model.Request{}, problem(http.StatusUnprocessableEntity, "The repository's address holds a password, and would be stored and shown. Leave the password out; the step's env can give git the credential.")
 	}
 	r := model.Request{Builder: f.Builder, Scheduler: sched.Name, Priority: sched.Priority, Reason: f.Reason, Owner: f.Owner, Worker: f.Worker,
 		Source:     model.Source{Repository: f.Repository, Branch: f.Branch, Revision: f.Revision, Project: f.Project},
