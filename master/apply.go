@@ -166,7 +166,11 @@ func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh bool, open
 		for handle, o := range g.fresh {
 			all[handle] = o
 		}
-		g.survey = m.house.survey(ctx, cfg, all, liveOf(sn))
+		listed := liveOf(sn)
+		for _, handle := range m.house.handles(base.cfg.Providers) { // for the last time, perhaps
+			listed[handle]++
+		}
+		g.survey = m.house.survey(ctx, cfg, all, listed)
 	}
 	m.mu.Lock()
 	before := m.prices

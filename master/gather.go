@@ -35,7 +35,7 @@ type survey struct {
 }
 
 // survey asks the providers, at the same time, what they hold, what the moving parts of the specs stand for, what is wrong and what it costs. It changes nothing
-// there. Each call has a deadline, and one that does not return is left behind. live are the handles whose instances are listed.
+// there. Each call has a deadline, and one that does not return is left behind. live are the handles whose instances are listed although cfg does not name them.
 func (h *house) survey(ctx context.Context, cfg *hcl.Config, opened map[string]engine.Opened, live map[string]int) *survey {
 	ctx, cancel := context.WithTimeout(ctx, gatherTimeout)
 	defer cancel()
@@ -53,7 +53,7 @@ func (h *house) survey(ctx context.Context, cfg *hcl.Config, opened map[string]e
 			g := new(errgroup.Group)
 			g.SetLimit(gatherCalls)
 			if h.owner != "" {
-				g.Go(func() error { s.list(ctx, h.owner, name, o); return nil })
+				g.Go(func() error { s.list(ctx, h.owner, name, o, !configured); return nil })
 			}
 			if configured {
 				s.ask(ctx, g, name, o, specs[name])
@@ -112,12 +112,21 @@ func specsOf(cfg *hcl.Config) map[string][]*pool {
 	return out
 }
 
-func (s *survey) list(ctx context.Context, owner providers.Owner, name string, o engine.Opened) {
+func (s *survey) list(ctx context.Context, owner providers.Owner, name string, o engine.Opened, left bool) {
 	list, err := within(ctx, o.Limits.CallTimeout, func(ctx context.Context) ([]providers.Instance, error) { return o.Provider.List(ctx, owner) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := s.seen[name] // of another place of the same block, perhaps: together they are all that it has
 	seen.Instances, seen.Err = append(seen.Instances, list...), errors.Join(seen.Err, err)
+	for i := range list {
+		if !left {
+			break
+		}
+		if seen.Left == nil {
+			seen.Left = map[string]bool{}
+		}
+		seen.Left[string(list[i].Key)] = true
+	}
 	s.seen[name] = seen
 }
 

@@ -296,3 +296,43 @@ func TestAnInstanceIsEndedInThePlaceWhereItWasMade(t *testing.T) {
 		})
 	}
 }
+
+func TestAPlanSaysWhatARemovedProviderOrAnOldPlaceStillHolds(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]string{
+		"moved":   text(`place = "there"`, ""),
+		"removed": strings.NewReplacer(`"cloud"`, `"other"`, ".cloud", ".other").Replace(text("", "")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			s.write(text(`place = "here"`, ""))
+			s.up()
+			cfg, diags := hcl.LoadFiles(files(text(`place = "here"`, "")), s.o.Hcl)
+			if diags.HasErrors() {
+				t.Fatal(diags)
+			}
+			p := must[plan.Plan](s, "/plan", api.PlanAsk{Files: files(next), Refresh: true})
+			if p.Summary.Instances[plan.Abandon] != 0 || p.Summary.Warnings != 0 {
+				t.Errorf("nothing is there: %+v, %+v", p.Instances, p.Diagnostics)
+			}
+			world, _, err := s.kind.Open(t.Context(), providers.Env{Name: "cloud", Owner: providers.Owner(p.Master), Config: cfg.Providers[0].Config, StateDir: t.TempDir(), Log: s.o.Log})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stray := providers.Key(p.Master + "-lost-1")
+			if _, err := world.Create(t.Context(), providers.CreateRequest{Key: stray, Owner: providers.Owner(p.Master), Worker: "lost", Spec: cfg.Workers[0].Instance}); err != nil {
+				t.Fatal(err)
+			}
+			p = must[plan.Plan](s, "/plan", api.PlanAsk{Files: files(next), Refresh: true})
+			if len(p.Instances) != 1 || p.Instances[0].Key != string(stray) || p.Instances[0].Fate != plan.Abandon || p.Summary.Warnings != 1 ||
+				!strings.Contains(p.Diagnostics[0].Detail, "rouse reap") {
+				t.Errorf("%+v, %+v", p.Instances, p.Diagnostics)
+			}
+			same := must[plan.Plan](s, "/plan", api.PlanAsk{Files: files(text(`place = "here"`, "")), Refresh: true})
+			if len(same.Instances) != 1 || same.Instances[0].Fate != plan.DestroyOrphan {
+				t.Errorf("where it stays: %+v", same.Instances)
+			}
+		})
+	}
+}

@@ -120,15 +120,25 @@ func (pl *planner) instances() {
 			pl.warn("provider "+name+" can not be asked", fmt.Sprintf("What it really holds is not known, so this plan goes by the records: %v.", s.Err), pl.providerAt(name), nil)
 			continue
 		}
+		abandoned := 0
 		for i := range s.Instances {
 			x := &s.Instances[i]
 			if known[model.InstanceKey(x.Key)] || x.State == providers.Gone || x.CreatedAt.After(pl.Snapshot.Time) {
 				continue
 			}
 			known[model.InstanceKey(x.Key)] = true
-			reason := "it carries this master's tag and is in no record: the sweep destroys it, or at once `rouse reap`"
-			pl.p.Instances = append(pl.p.Instances, Instance{Key: string(x.Key), Worker: x.Worker, Provider: name, ID: x.ID, State: x.State.String(), Fate: DestroyOrphan, Reason: reason})
+			reason, fate := "it carries this master's tag and is in no record: the sweep destroys it, or at once `rouse reap`", DestroyOrphan
+			if s.Left[string(x.Key)] {
+				reason, fate = "it carries this master's tag and is in no record, and nobody will look there any more", Abandon
+				abandoned++
+			}
+			pl.p.Instances = append(pl.p.Instances, Instance{Key: string(x.Key), Worker: x.Worker, Provider: name, ID: x.ID, State: x.State.String(), Fate: fate, Reason: reason})
 			pl.p.Drift = append(pl.p.Drift, Drift{Kind: "orphan", Address: pl.providerAt(name), Instance: string(x.Key), Text: "an instance with this master's tag that no record knows"})
+		}
+		if abandoned > 0 {
+			pl.warn("Instances that no record knows are left behind", fmt.Sprintf("%s where no provider is configured any more after this, so that nothing will find and destroy %s. "+
+				"Destroy first, while the provider is there: `rouse reap`.", verb(abandoned, "instance with this master's tag is", "instances with this master's tag are"),
+				map[bool]string{true: "it", false: "them"}[abandoned == 1]), pl.providerAt(name), nil)
 		}
 	}
 	slices.SortStableFunc(pl.p.Instances, func(a, b Instance) int { return cmp.Or(cmp.Compare(a.Worker, b.Worker), cmp.Compare(a.Key, b.Key)) })

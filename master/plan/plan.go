@@ -44,6 +44,7 @@ type Input struct {
 type Seen struct {
 	Instances []providers.Instance
 	Err       error
+	Left      map[string]bool // keys of those that are where New has no provider: it has been removed, or names another place
 }
 
 // Finding is one thing that a preflight found of a worker's spec, or of a provider (then Worker is empty).
@@ -125,7 +126,8 @@ const (
 	Ending           Fate = "ending" // its end was decided before this plan
 	Adopt            Fate = "adopt"  // the worker was gone from the configuration and is back: its instance is taken on
 	DestroyOrphan    Fate = "destroy-orphan"
-	Lost             Fate = "gone" // drift: the provider has it no more
+	Abandon          Fate = "abandon-orphan" // no record knows it, and it is where no provider is configured any more
+	Lost             Fate = "gone"           // drift: the provider has it no more
 )
 
 // Instance is one live instance, or one that carries our tag and is in no record.

@@ -286,6 +286,10 @@ func TestWhatBecomesOfLiveInstances(t *testing.T) {
 			in.Seen["main"] = Seen{Instances: append(in.Seen["main"].Instances, providers.Instance{Key: "abc-who-9", ID: "i-9", State: providers.Running},
 				providers.Instance{Key: "abc-over-1", State: providers.Gone}, providers.Instance{Key: "abc-new-1", CreatedAt: testTime.Add(time.Second)})}
 		}, []string{"abc-who-9 destroy-orphan", "abc-big-1 keep"}, []string{"orphan abc-who-9"}},
+		{"an orphan that nobody will look for", base, []string{"big"}, func(in *Input) {
+			in.Seen["main"] = Seen{Instances: append(in.Seen["main"].Instances, providers.Instance{Key: "abc-who-9", ID: "i-9", State: providers.Running}),
+				Left: map[string]bool{"abc-who-9": true, "abc-big-1": true}}
+		}, []string{"abc-who-9 abandon-orphan", "abc-big-1 keep"}, []string{"orphan abc-who-9"}},
 		{"gone", base, []string{"big", "linux-1"}, func(in *Input) { in.Seen["main"] = Seen{Instances: in.Seen["main"].Instances[1:]} },
 			[]string{"abc-big-1 gone", "abc-linux-1-1 keep"}, []string{"gone abc-big-1"}},
 		{"not there yet", base, []string{"big"}, func(in *Input) {

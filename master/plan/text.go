@@ -340,6 +340,7 @@ var fates = []struct {
 	{EndAfterWork, "ended after its build"},
 	{Adopt, "adopted"},
 	{DestroyOrphan, "destroyed as an orphan"},
+	{Abandon, "left behind"},
 	{Lost, "gone already"},
 	{Ending, "ending already"},
 }
