@@ -18,15 +18,17 @@ func (s *State) noRoomTexts(w *worker) []string {
 	}
 	need, in := w.needs(), w.facts.Instance
 	var hosts []string
-	up, large, coming := 0, 0, false
+	large, up, coming := 0, 0, false // hosts that would do if they were empty, those of them that can be reached, and whether one of them is about to have room
 	for i := range p.rooms {
 		r := &p.rooms[i]
 		if in != nil && in.Place != r.Name {
 			continue
 		}
-		if r.free(share{}).holds(need) {
-			large++
+		if !r.free(share{}).holds(need) {
+			hosts = append(hosts, "host "+r.Name+": too small, with "+r.lessText(share{}, need)+" in all")
+			continue
 		}
+		large++
 		if r.Down {
 			hosts = append(hosts, fmt.Sprintf("host %s: cannot be reached (for %s)", r.Name, s.now.Sub(p.downs[r.Name]).Round(time.Second)))
 			continue
@@ -35,7 +37,7 @@ func (s *State) noRoomTexts(w *worker) []string {
 		at := site{p.cfg.Name, r.Name}
 		_, going := s.tenants(at)
 		coming = coming || r.free(s.taken[at]).plus(going).holds(need)
-		hosts = append(hosts, "host "+r.Name+": "+r.freeText(s.taken[at], need)+s.tenantsText(at))
+		hosts = append(hosts, "host "+r.Name+": "+r.lessText(s.taken[at], need)+" free"+s.tenantsText(at))
 	}
 	provider := model.ProviderName(p.cfg.Name)
 	what := fmt.Sprintf("no host of provider %s has room for %s", provider, need.text())
@@ -45,11 +47,11 @@ func (s *State) noRoomTexts(w *worker) []string {
 	}
 	switch {
 	case large == 0 && in == nil:
-		todo = "no host has as much even when it is empty: let the worker need less, or give a host more"
+		todo = "no host is large enough, even when it is empty: let the worker need less, or give a host more"
 	case large == 0:
-		todo = "the host has not as much even when it is empty: give it more, or end the instance (rouse end " + w.cfg.Name + "), so that the next one is made elsewhere"
+		todo = "the host is not large enough, even when it is empty: give it more, or end the instance (rouse end " + w.cfg.Name + "), so that the next one is made elsewhere"
 	case up == 0:
-		todo = "it waits until a host can be reached again: look what is wrong there"
+		todo = "it waits until a host that is large enough can be reached again: look what is wrong there"
 	case coming:
 		todo = "it waits until what is ending has ended"
 	}
@@ -59,10 +61,8 @@ func (s *State) noRoomTexts(w *worker) []string {
 // text says what an instance needs.
 func (f share) text() string {
 	var parts []string
-	if f.vcpus == 1 {
-		parts = append(parts, "1 vcpu")
-	} else if f.vcpus > 1 {
-		parts = append(parts, fmt.Sprintf("%d vcpus", f.vcpus))
+	if f.vcpus > 0 {
+		parts = append(parts, of(f.vcpus, f.vcpus, "vcpu"))
 	}
 	if f.memory > 0 {
 		parts = append(parts, Amount(f.memory))
@@ -73,20 +73,36 @@ func (f share) text() string {
 	return strings.Join(parts, " and ")
 }
 
-// freeText names what of a room is not enough.
-func (r *Room) freeText(taken, need share) string {
+// lessText names what is left of a room where that is not enough.
+func (r *Room) lessText(taken, need share) string {
 	var short []string
 	free := r.free(taken)
 	if need.vcpus > free.vcpus {
-		short = append(short, fmt.Sprintf("%d of %d vcpus", max(free.vcpus, 0), r.VCPUs))
+		short = append(short, of(free.vcpus, r.VCPUs, "vcpu"))
 	}
 	if need.memory > free.memory {
-		short = append(short, fmt.Sprintf("%s of %s", Amount(max(free.memory, 0)), Amount(r.Memory)))
+		if free.memory == r.Memory {
+			short = append(short, Amount(r.Memory))
+		} else {
+			short = append(short, Amount(max(free.memory, 0))+" of "+Amount(r.Memory))
+		}
 	}
 	if need.slots > free.slots {
-		short = append(short, fmt.Sprintf("%d of %d slots", max(free.slots, 0), r.Slots))
+		short = append(short, of(free.slots, r.Slots, "slot"))
 	}
-	return strings.Join(short, " and ") + " free"
+	return strings.Join(short, " and ")
+}
+
+// of is a part of so many things, or all of them.
+func of(part, whole int, noun string) string {
+	text := fmt.Sprintf("%d %s", whole, noun)
+	if whole != 1 {
+		text += "s"
+	}
+	if part == whole {
+		return text
+	}
+	return fmt.Sprintf("%d of %s", max(part, 0), text)
 }
 
 // tenantsText says whose instances take a room.
