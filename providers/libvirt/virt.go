@@ -45,7 +45,12 @@ type conn struct {
 	lost func(error)
 	once sync.Once
 	dead chan struct{}
+	long chan struct{} // taken by calls that take seconds
 }
+
+// longCalls is how many starts, saves and restores are under way at once on a connection. libvirtd answers five calls of one at a time (max_client_requests),
+// and lets all others wait: with more, a guest that is there already would wait for its order until others are restored.
+const longCalls = 4
 
 // dial connects. The library's connect cannot be cancelled: at ctx's end it is given up, and closed whenever it returns.
 func dial(ctx context.Context, uri string, event func(event), lost func(error)) (link, error) {
@@ -86,7 +91,7 @@ func connect(uri string, event func(event), lost func(error)) (*conn, error) {
 		}
 		return nil, e
 	}
-	l := &conn{c: c, uri: uri, lost: lost, dead: make(chan struct{})}
+	l := &conn{c: c, uri: uri, lost: lost, dead: make(chan struct{}), long: make(chan struct{}, longCalls)}
 	_ = c.SetKeepAlive(keepaliveInterval, keepaliveCount) // drivers without a wire have none
 	_ = c.RegisterCloseCallback(func(_ *virt.Connect, reason virt.ConnectCloseReason) {
 		l.broken(fmt.Errorf("the connection has closed (%d)", reason))
@@ -146,6 +151,18 @@ func do[T any](ctx context.Context, l *conn, f func() (T, error)) (T, error) {
 			l.broken(errors.New("a call was not answered in time"))
 		}
 		return zero, ctx.Err()
+	}
+}
+
+// turn waits until a call that takes seconds may begin.
+func (l *conn) turn(ctx context.Context) (over func(), err error) {
+	select {
+	case l.long <- struct{}{}:
+		return func() { <-l.long }, nil
+	case <-l.dead:
+		return nil, &linkError{unreachable, "the connection is closed"}
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

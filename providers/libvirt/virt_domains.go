@@ -87,6 +87,11 @@ func describe(d *virt.Domain) (out domain, err error) {
 }
 
 func (l *conn) Start(ctx context.Context, xml string) error {
+	over, err := l.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer over()
 	return run(ctx, l, func() error {
 		d, err := l.c.DomainCreateXML(xml, 0)
 		if err != nil {
@@ -204,10 +209,20 @@ func (l *conn) Send(ctx context.Context, name, channel string, b []byte) error {
 }
 
 func (l *conn) Save(ctx context.Context, name, file string) error {
-	_, err := withDomain(ctx, l, name, func(d *virt.Domain) (struct{}, error) { return struct{}{}, d.Save(file) })
+	over, err := l.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer over()
+	_, err = withDomain(ctx, l, name, func(d *virt.Domain) (struct{}, error) { return struct{}{}, d.Save(file) })
 	return err
 }
 
 func (l *conn) Restore(ctx context.Context, file, xml string) error {
+	over, err := l.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer over()
 	return run(ctx, l, func() error { return l.c.DomainRestoreFlags(file, xml, virt.DOMAIN_SAVE_RUNNING) })
 }
