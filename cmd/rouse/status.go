@@ -58,7 +58,11 @@ func showStatus(t *table, st api.Status) {
 		}
 		t.pair("provider "+p.Name, text)
 		for _, h := range p.Hosts {
-			t.pair("  host "+h.Name, hostText(h, st.Time))
+			name := "  host"
+			if h.Name != "host" { // a provider's only one is called so
+				name += " " + h.Name
+			}
+			t.pair(name, hostText(h, st.Time))
 		}
 	}
 }

@@ -25,25 +25,25 @@ func (s *State) noRoomTexts(w *worker) []string {
 			continue
 		}
 		if !r.free(share{}).holds(need) {
-			hosts = append(hosts, "host "+r.Name+": too small, with "+r.lessText(share{}, need)+" in all")
+			hosts = append(hosts, r.title()+": too small, with "+r.lessText(share{}, need)+" in all")
 			continue
 		}
 		large++
 		if r.Down {
-			hosts = append(hosts, fmt.Sprintf("host %s: cannot be reached (for %s)", r.Name, s.now.Sub(p.downs[r.Name]).Round(time.Second)))
+			hosts = append(hosts, fmt.Sprintf("%s: cannot be reached (for %s)", r.title(), s.now.Sub(p.downs[r.Name]).Round(time.Second)))
 			continue
 		}
 		up++
 		at := site{p.cfg.Name, r.Name}
 		_, going := s.tenants(at)
 		coming = coming || r.free(s.taken[at]).plus(going).holds(need)
-		hosts = append(hosts, "host "+r.Name+": "+r.lessText(s.taken[at], need)+" free"+s.tenantsText(at))
+		hosts = append(hosts, r.title()+": "+r.lessText(s.taken[at], need)+" free"+s.tenantsText(at))
 	}
 	provider := model.ProviderName(p.cfg.Name)
 	what := fmt.Sprintf("no host of provider %s has room for %s", provider, need.text())
 	todo := "it waits until an instance there ends"
 	if in != nil {
-		what = fmt.Sprintf("its instance is switched off, with its disk on host %s of provider %s, which has no room for %s", in.Place, provider, need.text())
+		what = fmt.Sprintf("its instance is switched off, with its disk on %s of provider %s, which has no room for %s", (&Room{Name: in.Place}).title(), provider, need.text())
 	}
 	switch {
 	case large == 0 && in == nil:
@@ -56,6 +56,14 @@ func (s *State) noRoomTexts(w *worker) []string {
 		todo = "it waits until what is ending has ended"
 	}
 	return append(append([]string{what}, hosts...), todo)
+}
+
+// title is what people call a room. The one of a provider that has no others is called host.
+func (r *Room) title() string {
+	if r.Name == "host" {
+		return "the host"
+	}
+	return "host " + r.Name
 }
 
 // text says what an instance needs.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -204,9 +205,10 @@ func TestRequestsWaitForRoomAndNothingIsOvercommitted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		const why = "no host of provider p has room for 2 vcpus and 4 GiB: h1 has 0 of 4 vcpus free and 0 MiB of 8 GiB of memory free, h2 is down"
-		if got := fmt.Sprint(ex.Candidates); !strings.Contains(got, why) {
-			t.Errorf("explain says %s", got)
+		want := []string{"no host of provider p has room for 2 vcpus and 4 GiB", "host h1: 0 of 4 vcpus and 0 MiB of 8 GiB free, busy: w0 w1",
+			"host h2: cannot be reached (for 6s)", "it waits until an instance there ends"}
+		if got := ex.Candidates[7].Blocks; !slices.Equal(got, want) {
+			t.Errorf("explain says %q", got)
 		}
 		if sn := w.snapshot(); len(sn.Instances) != 2 || len(sn.Builds) != 2 {
 			t.Errorf("%d instances, %d builds; want 2 and 2 while one of two hosts is down", len(sn.Instances), len(sn.Builds))

@@ -193,7 +193,7 @@ func TestAHostThatIsDownAtStartIsAHostThatIsDown(t *testing.T) {
 	id := w.force("down")
 	w.until("it is said", func() bool {
 		said := w.everything(id, "down")
-		return strings.Contains(said, "host is down") && strings.Contains(said, socket)
+		return strings.Contains(said, "the host: cannot be reached") && strings.Contains(said, socket)
 	})
 	if err := os.Symlink("/run/libvirt/libvirt-sock", socket); err != nil {
 		t.Fatal(err)
