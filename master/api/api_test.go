@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,6 +29,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // local serves a world on a local socket and returns a client.
 func local(t *testing.T, w *apitest.World, edit func(*api.Options)) *api.Client {
 	t.Helper()
+	c, _ := serve(t, w, edit)
+	return c
+}
+
+// serve is local, and stop ends the server before the test's end.
+func serve(t *testing.T, w *apitest.World, edit func(*api.Options)) (c *api.Client, stop func()) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "rouse") // t.TempDir's path may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -40,15 +48,18 @@ func local(t *testing.T, w *apitest.World, edit func(*api.Options)) *api.Client 
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Server(edit).Serve(ctx, l) }()
-	c, err := api.NewClient(path, "", nil)
+	c, err = api.NewClient(path, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+	})
+	t.Cleanup(func() {
+		stop()
 		c.Close()
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is still there: %v", err)
@@ -57,7 +68,7 @@ func local(t *testing.T, w *apitest.World, edit func(*api.Options)) *api.Client 
 			t.Error(err)
 		}
 	})
-	return c
+	return c, stop
 }
 
 func TestForceMakesARequestOfTheSchedulersAndTheOrdersProperties(t *testing.T) {

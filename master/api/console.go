@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -31,10 +32,30 @@ func (s *Server) readConsole(ctx context.Context, in *struct {
 	if !ok {
 		return nil, problem(http.StatusNotImplemented, "This master shows no consoles.")
 	}
+	leave := func() {}
+	if in.Follow {
+		if err := s.enter(); err != nil {
+			return nil, err
+		}
+		leave = s.leave
+	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
+		defer leave()
 		r, w := humago.Unwrap(hc)
 		out := &lateWriter{w: w, rc: http.NewResponseController(w)}
-		err := c.ReadConsole(r.Context(), model.InstanceKey(in.Key), in.Follow, out)
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		go func() {
+			select {
+			case <-s.quit: // a quiet console would hold up the stop
+				cancel(errStopping)
+			case <-ctx.Done():
+			}
+		}()
+		err := c.ReadConsole(ctx, model.InstanceKey(in.Key), in.Follow, out)
+		if err != nil && errors.Is(context.Cause(ctx), errStopping) {
+			err = problem(http.StatusServiceUnavailable, "The master is stopping; ask again when it is back.")
+		}
 		switch {
 		case err != nil && !out.begun: // nothing was sent yet, so it can still be said
 			err = s.failed(err, "instance "+in.Key)

@@ -143,15 +143,25 @@ func (f *feed) beat(ctx context.Context, lost func()) {
 // errStopping ends streams when the master stops.
 var errStopping = errors.New("the master is stopping; ask again when it is back")
 
-// stream answers with what run sends. The run ends when the client is gone or the server stops.
-func (s *Server) stream(run func(ctx context.Context, out *feed) error) (*huma.StreamResponse, error) {
+// enter takes one of the places for streams, which the stream gives back at its end.
+func (s *Server) enter() error {
 	select {
 	case s.streams <- struct{}{}:
+		return nil
 	default:
-		return nil, problem(http.StatusServiceUnavailable, "The master serves %d streams already. End some, or ask without following.", maxStreams)
+		return problem(http.StatusServiceUnavailable, "The master serves %d streams already. End some, or ask without following.", maxStreams)
+	}
+}
+
+func (s *Server) leave() { <-s.streams }
+
+// stream answers with what run sends. The run ends when the client is gone or the server stops.
+func (s *Server) stream(run func(ctx context.Context, out *feed) error) (*huma.StreamResponse, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
-		defer func() { <-s.streams }()
+		defer s.leave()
 		r, w := humago.Unwrap(hc)
 		rc := http.NewResponseController(w)
 		f := &feed{w: bufio.NewWriterSize(&slowWriter{w: w, rc: rc}, 32<<10), rc: rc, events: wantsEvents(r), dirty: true}
