@@ -62,8 +62,13 @@ func (w *workerBlock) ranges(body hcl2.Body) map[string]hcl2.Range {
 func (l *loader) expandWorkers(blocks hcl2.Blocks) []*workerBlock {
 	var all []*workerBlock
 	total := 0
+	pools := map[string]hcl2.Range{} // blocks with a count: references name them as they name a worker
 	for _, b := range blocks {
-		declared := l.declare("worker", b.Labels[0], b, 0)
+		first, again := pools[b.Labels[0]]
+		declared := !again && l.declare("worker", b.Labels[0], b, 0)
+		if again {
+			l.duplicate("worker", b.Labels[0], b.LabelRanges[0], first)
+		}
 		content, diags := b.Body.Content(workerSchema)
 		l.diags = append(l.diags, diags...)
 		w := &workerBlock{block: b, content: content, label: b.Labels[0], names: []string{b.Labels[0]}, misspelt: diags.HasErrors()}
@@ -81,6 +86,10 @@ func (l *loader) expandWorkers(blocks hcl2.Blocks) []*workerBlock {
 			}
 			if declared {
 				delete(l.blocks["worker"], w.label) // the block's name is no worker's
+				pools[w.label] = b.LabelRanges[0]
+			}
+			if again {
+				w.names = nil // they are those of the other block
 			}
 		}
 		if total += len(w.names); total > maxWorkers {
