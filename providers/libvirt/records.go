@@ -31,6 +31,9 @@ type record struct {
 // keepEnded is how long the end of a key is remembered. A key is never used again; only a call that is still on its way could ask for it.
 const keepEnded = 24 * time.Hour
 
+// keepHalf is how long a half-written record is left alone: while a configuration changes, another provider may be writing it.
+const keepHalf = time.Hour
+
 // records are files, one for each key. All are in memory, too.
 type records struct {
 	dir string
@@ -52,7 +55,7 @@ func openRecords(dir string, readOnly bool) (*records, error) {
 	for _, n := range names {
 		key, ok := strings.CutSuffix(n.Name(), ".json")
 		if !ok || !providers.Key(key).Valid() {
-			if !readOnly {
+			if info, err := n.Info(); !readOnly && err == nil && time.Since(info.ModTime()) > keepHalf {
 				_ = os.Remove(filepath.Join(dir, n.Name())) // a half-written one
 			}
 			continue

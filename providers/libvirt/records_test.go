@@ -1,0 +1,41 @@
+package libvirt
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestOnlyOldHalfWrittenRecordsAreRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if r, err := openRecords(dir, false); err != nil {
+		t.Fatal(err)
+	} else if err := r.save("k-1", record{Worker: "w", Host: "h"}); err != nil {
+		t.Fatal(err)
+	}
+	fresh, old := filepath.Join(dir, ".k-2.json-1"), filepath.Join(dir, ".k-3.json-1")
+	for _, name := range []string{fresh, old} {
+		if err := os.WriteFile(name, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	past := time.Now().Add(-2 * keepHalf)
+	if err := os.Chtimes(old, past, past); err != nil {
+		t.Fatal(err)
+	}
+	r, err := openRecords(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rec, ok := r.load("k-1"); !ok || rec.Host != "h" || len(r.all) != 1 {
+		t.Errorf("records: %+v", r.all)
+	}
+	if _, err := os.Stat(fresh); err != nil {
+		t.Errorf("somebody's who may be writing it: %v", err)
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("an old one is left")
+	}
+}
