@@ -23,7 +23,7 @@ func TestLibvirtdIsKilled(t *testing.T) {
 	if err := syscall.Kill(w.pid(file), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second) // the master is to meet a host without libvirtd
+	w.until("the master has met a host without libvirtd", func() bool { return w.has("the connection is lost") })
 	out, err := os.Create(filepath.Join(os.Getenv("WORLD"), "libvirtd.again"))
 	if err != nil {
 		t.Fatal(err)
