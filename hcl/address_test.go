@@ -25,3 +25,31 @@ func TestPasswordsAreFoundInAddresses(t *testing.T) {
 		}
 	}
 }
+
+func TestClearTextIsForThisMachineAndPrivateNetworks(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		master string
+		warned bool
+	}{
+		{`listen = "127.0.0.1:9989"`, false},
+		{`listen = "localhost:9989"`, false},
+		{`listen = "192.168.201.1:9989"`, false},
+		{`listen = "0.0.0.0:9989"`, true},
+		{`listen = "203.0.113.7:9989"`, true},
+		{"listen = \"0.0.0.0:9989\"\nurl = \"ws://192.168.201.1:9989\"", false},
+		{"listen = \"0.0.0.0:9989\"\nurl = \"wss://ci.example.org\"", false},
+		{"listen = \"127.0.0.1:9989\"\nurl = \"ws://ci.example.org\"", true},
+		{"listen = \"0.0.0.0:9989\"\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"", false},
+		{``, false},
+	} {
+		_, diags := LoadFiles(map[string][]byte{"a.hcl": []byte("master {\n" + test.master + "\n}\n")}, Options{})
+		warned := false
+		for _, d := range diags {
+			warned = warned || d.Summary == "Secrets cross the network in clear"
+		}
+		if warned != test.warned {
+			t.Errorf("%s: warned: %v", test.master, warned)
+		}
+	}
+}

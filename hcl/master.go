@@ -67,6 +67,10 @@ func (l *loader) master(blocks hcl2.Blocks) {
 	if a.has("tls_ca") && !strings.HasPrefix(m.URL, "wss:") && (m.URL != "" || m.TLSCert == "") {
 		l.warnf(a.rng("tls_ca"), "Certificates without TLS", "Agents reach the worker port without TLS, so tls_ca has no effect. Set tls_cert and tls_key, or a url that begins with wss://.")
 	}
+	if name, host := wayOfAgents(m); m.TLSCert == "" && a.has(name) && !strings.HasPrefix(m.URL, "wss:") && !nearby(host) {
+		l.warnf(a.rng(name), "Secrets cross the network in clear", "Agents reach the worker port without TLS, and what they are sent, such as passwords and the secrets in a step's env, can be read on the way. "+
+			"Set tls_cert and tls_key, or a url that begins with wss://.")
+	}
 	a.oneOf("on_master_stop", &m.OnStop, "keep", "drain", "terminate")
 	a.integer("max_attempts", &m.MaxAttempts, 1, 1000)
 	a.duration("log_max_age", &m.LogMaxAge, false)
@@ -107,6 +111,21 @@ func loopback(addr string) bool {
 	host, _, _ := net.SplitHostPort(addr)
 	ip := net.ParseIP(host)
 	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback())
+}
+
+// wayOfAgents returns the attribute that says how agents reach the worker port, and the host there.
+func wayOfAgents(m *Master) (attr, host string) {
+	if u, err := url.Parse(m.URL); m.URL != "" && err == nil {
+		return "url", u.Hostname()
+	}
+	host, _, _ = net.SplitHostPort(m.Listen)
+	return "listen", host
+}
+
+// nearby says whether a host is this machine or an address of a private network, which whoever wires it knows better.
+func nearby(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast())
 }
 
 var tokenSchema = &hcl2.BodySchema{Attributes: attributes("secret", "role")}
