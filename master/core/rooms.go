@@ -77,7 +77,7 @@ func (s *State) roomsKnown(ev RoomsKnown) {
 		at := slices.IndexFunc(p.rooms, func(o Room) bool { return o.Name == r.Name })
 		if was := at >= 0 && p.rooms[at].Down; was != r.Down {
 			states := map[bool]string{false: "up", true: "down"}
-			s.entry(Entry{Kind: "provider", From: states[was], To: states[r.Down], Cause: "host " + r.Name + " of provider " + model.ProviderName(p.cfg.Name)})
+			s.entry(Entry{Kind: "provider", From: states[was], To: states[r.Down], Cause: r.title() + " of provider " + model.ProviderName(p.cfg.Name)})
 		}
 	}
 	downs := map[string]time.Time{}
