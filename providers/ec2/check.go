@@ -51,6 +51,7 @@ func (p *provider) Check(ctx context.Context, specs []any) []providers.Finding {
 		ctx, cancel = context.WithDeadline(ctx, end.Add(-min(2*time.Second, time.Until(end)/10)))
 		defer cancel()
 	}
+	ctx = inHaste(ctx)
 	f := &preflight{p: p, said: map[string]bool{}, bad: map[string]bool{}}
 	f.distinct(specs)
 	if !f.enter(ctx) || len(f.specs) == 0 {

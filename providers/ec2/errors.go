@@ -135,6 +135,12 @@ func unsent(err error) bool {
 	return errors.As(err, &dns) || errors.As(err, &op) && op.Op == "dial"
 }
 
+// noSuchName says that there is no service of that name, as far as this machine's resolver knows.
+func noSuchName(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && dns.IsNotFound
+}
+
 // noCredentials says that a request was not signed, and so not sent, since there are no credentials.
 func noCredentials(err error) bool {
 	return err != nil && errors.As(err, new(*credentialError))

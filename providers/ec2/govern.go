@@ -99,6 +99,15 @@ func (e *callError) Unwrap() error { return e.err }
 // errNoTurn is the end of a call that got no token of its bucket before its deadline: it was never sent.
 var errNoTurn = errors.New("the request limit of EC2 left no turn before the deadline")
 
+// nameTries is how often a call in haste looks for a name that does not exist.
+const nameTries = 3
+
+type haste struct{}
+
+// inHaste is for calls that somebody waits for at a terminal, or that are repeated in any case: that there is no such service (a region is misspelt) is said
+// after some tries, and not when the deadline is over.
+func inHaste(ctx context.Context) context.Context { return context.WithValue(ctx, haste{}, true) }
+
 // governed wraps one operation of a client.
 func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Context, *I, ...func(*Opt)) (*O, error)) call[I, O] {
 	return func(ctx context.Context, in *I) (*O, error) {
@@ -107,6 +116,7 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 			backoff.WithInitialInterval(100*time.Millisecond), // with a randomization of 1: full jitter up to twice the interval
 			backoff.WithRandomizationFactor(1), backoff.WithMultiplier(2), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 		failed, patience := &callError{op: op}, c.attempt
+		nameless := 0
 		for {
 			if err := b.limit.Wait(ctx); err != nil {
 				if failed.err == nil {
@@ -135,6 +145,11 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 			failed.uncertain = failed.uncertain || fate == fateUncertain && !c.read
 			if fate == fateRefused {
 				return nil, failed
+			}
+			if noSuchName(err) {
+				if nameless++; nameless >= nameTries && ctx.Value(haste{}) != nil {
+					return nil, failed
+				}
 			}
 			if !sleep(ctx, pause.NextBackOff()) {
 				return nil, failed

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"context"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,6 +63,28 @@ func TestThrottledCallsAreRepeatedSlower(t *testing.T) {
 			t.Errorf("the refill is %v after 20 good calls, want %v", b.limit.Limit(), b.full)
 		}
 	})
+}
+
+func TestANameThatDoesNotExistIsBelievedSoonByWhoIsInHaste(t *testing.T) {
+	t.Parallel()
+	for _, hasty := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			gone := &net.DNSError{Err: "no such host", Name: "ec2.eu-centrl-1.amazonaws.com", IsNotFound: true}
+			do, sent := service(newGovernor(1), classDescribe, gone, gone, gone, gone, gone)
+			ctx := t.Context()
+			if hasty {
+				ctx = inHaste(ctx)
+			}
+			began := time.Now()
+			_, err := do(ctx, nil)
+			switch took := time.Since(began); {
+			case hasty && (len(*sent) != nameTries || took > 2*time.Second || classOfAnswer(err) != providers.Transient):
+				t.Errorf("in haste: %v after %d requests and %s", err, len(*sent), took)
+			case !hasty && (err != nil || len(*sent) != 6): // a resolver may be broken for a while
+				t.Errorf("%v after %d requests", err, len(*sent))
+			}
+		})
+	}
 }
 
 func TestCapacityIsAskedForOnce(t *testing.T) {

@@ -201,6 +201,7 @@ func (c *chooser) Resolve(ctx context.Context, spec any) ([]providers.Resolved, 
 	if err != nil {
 		return nil, err
 	}
+	ctx = inHaste(ctx)
 	var all []providers.Resolved
 	if s.Image != nil {
 		im, err := c.image(ctx, s)
@@ -252,6 +253,7 @@ func (c *chooser) Images(ctx context.Context, spec any) ([]providers.Image, erro
 	if err != nil {
 		return nil, err
 	}
+	ctx = inHaste(ctx)
 	switch {
 	case s.AMI != "":
 		return c.fixedImage(ctx, s.AMI)

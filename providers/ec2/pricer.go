@@ -19,6 +19,7 @@ import (
 // shortage has put elsewhere cost something else, at most Most, which is that of the dearest choice. What stopped instances cost is an estimate: all their disks as gp3 volumes at the price of
 // us-east-1. It is never an error that a price is not known: then it is 0, and Source says so.
 func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) {
+	ctx = inHaste(ctx)
 	s, err := checkSpec("price", spec)
 	if err != nil {
 		return providers.Price{}, err

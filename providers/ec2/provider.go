@@ -68,7 +68,7 @@ func open(env providers.Env, cfg Config, region string, a *api) (*provider, erro
 		chooser: newChooser(a, cfg, region, env.Owner, env.Log), api: a, cfg: cfg, owner: env.Owner, region: region, log: env.Log, journal: journal{dir},
 	}
 	p.base, p.stop = context.WithCancel(context.Background())
-	p.poll = newPoller(p.base, &p.work, cfg.PollInterval, 2*cfg.CallTimeout, func(ctx context.Context) ([]seen, error) { return p.describeOwner(ctx, p.owner) })
+	p.poll = newPoller(p.base, &p.work, cfg.PollInterval, 2*cfg.CallTimeout, func(ctx context.Context) ([]seen, error) { return p.describeOwner(inHaste(ctx), p.owner) })
 	p.looks = &batcher[[]seen]{window: lookWindow, size: 100, deadline: cfg.CallTimeout, base: p.base, work: &p.work, run: p.lookupKeys}
 	p.ends = &batcher[types.InstanceStateName]{window: endWindow, size: 100, deadline: cfg.CallTimeout, base: p.base, work: &p.work, run: p.terminateBatch}
 	if env.ReadOnly {
@@ -158,7 +158,7 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 	if owner == p.owner {
 		list, err = p.sweep(ctx)
 	} else {
-		list, err = p.describeOwner(ctx, owner)
+		list, err = p.describeOwner(inHaste(ctx), owner)
 	}
 	if err != nil {
 		return nil, fail("list", err, "list instances")
