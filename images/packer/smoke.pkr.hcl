@@ -1,7 +1,11 @@
 # Whether Packer and QEMU work together on this machine, in seconds: it boots an image that powers off by itself, such as rouse's minimal image without
-# settings for its agent, with the same builder as worker.pkr.hcl. images/packer/build smoke -var base=FILE
+# settings for its agent, with the same builder as worker.pkr.hcl. BASE=FILE images/packer/build smoke
 
 variable "base" {
+  type = string
+}
+
+variable "base_checksum" {
   type = string
 }
 
@@ -18,7 +22,7 @@ variable "output" {
 source "qemu" "smoke" {
   disk_image       = true
   iso_url          = var.base
-  iso_checksum     = "none"
+  iso_checksum     = var.base_checksum
   output_directory = var.output
   vm_name          = "smoke.qcow2"
   format           = "qcow2"
