@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -190,7 +191,7 @@ func (s *Server) explain(ctx context.Context, in *RequestPath) (*body[Explanatio
 	}
 	out := Explanation{Request: v, Candidates: []Candidate{}}
 	if v.State == model.RequestDone {
-		out.Text = fmt.Sprintf("It is done: %s.", withText(v.Result.String(), v.Text))
+		out.Text = fmt.Sprintf("It is done: %s.", outcome(v.Result, v.Text))
 		return &body[Explanation]{out}, nil
 	}
 	e, err := s.o.Engine.Explain(ctx, in.id())
@@ -237,6 +238,14 @@ func reason(ctx context.Context, given, otherwise string) string {
 		given += " (by " + c.name + ")"
 	}
 	return given
+}
+
+// outcome says a build's result and its text, which mostly begins with the result, once.
+func outcome(r model.Result, text string) string {
+	if !strings.HasPrefix(text, r.String()) {
+		text = withText(r.String(), text)
+	}
+	return strings.TrimSuffix(text, ".")
 }
 
 func withText(a, b string) string {
