@@ -201,15 +201,17 @@ func (f *preflight) dryRuns(ctx context.Context, w *inventory) {
 		in.DryRun = aws.Bool(true)
 		out, err := within(ctx, f.p.callTimeout(), f.p.api.RunInstances, in)
 		if err == nil {
-			f.undo(ctx, out)
+			f.undo(out)
 			return
 		}
 		f.refused(s, err)
 	}
 }
 
-// undo ends what an endpoint launched although it was told not to.
-func (f *preflight) undo(ctx context.Context, out *ec2.RunInstancesOutput) {
+// undo ends what an endpoint launched although it was told not to, whatever has become of who asked.
+func (f *preflight) undo(out *ec2.RunInstancesOutput) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.p.callTimeout())
+	defer cancel()
 	var ids []string
 	for _, i := range out.Instances {
 		ids = append(ids, aws.ToString(i.InstanceId))

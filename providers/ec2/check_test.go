@@ -501,6 +501,20 @@ func TestAnEndpointThatLaunchesOnADryRunIsUndone(t *testing.T) {
 	if a.calls["TerminateInstances"] != 1 || a.calls["RunInstances"] != 1 {
 		t.Errorf("%v", a.calls)
 	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	a = &account{dryRun: func(*ec2.RunInstancesInput) error { cancel(); return nil }}
+	p := a.provider(t, Config{})
+	var end error
+	terminate := p.api.TerminateInstances
+	p.api.TerminateInstances = func(ctx context.Context, in *ec2.TerminateInstancesInput) (*ec2.TerminateInstancesOutput, error) {
+		end = ctx.Err()
+		return terminate(ctx, in)
+	}
+	p.Check(ctx, []any{fine(nil)})
+	if a.calls["TerminateInstances"] != 1 || end != nil {
+		t.Errorf("who asked has gone: %v, %v", a.calls, end)
+	}
 }
 
 func TestAPreflightStopsAskingWhenEC2FallsSilent(t *testing.T) {
