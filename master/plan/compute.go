@@ -37,7 +37,7 @@ func Compute(in Input) *Plan {
 	pl.cost()
 	pl.warnings()
 	pl.summarise()
-	if !pl.p.Empty() {
+	if !pl.p.Empty() || pl.p.SourceChanged { // a text that means the same is kept as a generation, too
 		pl.p.Next++
 	}
 	pl.scrub()
