@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
@@ -193,7 +192,7 @@ func (w *writer) build(b *core.Build) error {
 		first = b.Requests[0]
 	}
 	if len(b.Requests) > 1 {
-		list = idList(b.Requests)
+		list = numbers(b.Requests, ' ')
 		for _, r := range b.Requests[1:] {
 			if err := w.exec(w.st.collapsed, int64(r), int64(b.ID)); err != nil {
 				return err
@@ -299,15 +298,4 @@ func jsonText(v any, none bool) (any, error) {
 	}
 	b, err := json.Marshal(v)
 	return string(b), err
-}
-
-func idList(ids []model.RequestID) string {
-	var b []byte
-	for i, id := range ids {
-		if i > 0 {
-			b = append(b, ' ')
-		}
-		b = strconv.AppendInt(b, int64(id), 10)
-	}
-	return string(b)
 }

@@ -77,7 +77,7 @@ func (s *Store) Requests(ctx context.Context, ids []model.RequestID) ([]model.Re
 	var out []model.Request
 	for len(ids) > 0 {
 		n := min(len(ids), 500)
-		part, err := many(ctx, s, "requests", requestColumns+` FROM requests WHERE id IN (`+numbers(ids[:n])+`) ORDER BY id`, nil, scanRequest)
+		part, err := many(ctx, s, "requests", requestColumns+` FROM requests WHERE id IN (`+numbers(ids[:n], ',')+`) ORDER BY id`, nil, scanRequest)
 		if err != nil {
 			return nil, err
 		}
@@ -232,11 +232,12 @@ func oneOf[T any](ctx context.Context, s *Store, db queryer, what, q string, arg
 	return out[0], nil
 }
 
-func numbers[T ~int64](ids []T) string {
+// numbers joins IDs.
+func numbers[T ~int64](ids []T, separator byte) string {
 	var b []byte
 	for i, id := range ids {
 		if i > 0 {
-			b = append(b, ',')
+			b = append(b, separator)
 		}
 		b = strconv.AppendInt(b, int64(id), 10)
 	}
