@@ -27,7 +27,7 @@ const (
 type options struct {
 	master, name, basedir, passwordFile, tokenFile, instance, onEnd, infoDir, ca, config, umaskText, watch string
 	orphan                                                                                                 time.Duration
-	logJSON                                                                                                bool
+	logJSON, dhcp                                                                                          bool
 	umask                                                                                                  int
 }
 
@@ -48,6 +48,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.ca, "ca", "", "`FILE` with the certificates (PEM) that a wss:// master must have; the system's are used otherwise")
 	fs.StringVar(&o.watch, "watch", "", "ask the metadata service of this `CLOUD` (ec2) whether the machine is taken back, and tell the master")
 	fs.StringVar(&o.config, "config", "", "JSON `FILE` with these settings, mode 0600; smbios: takes them from the machine's OEM strings")
+	fs.BoolVar(&o.dhcp, "dhcp", false, "first get an address for the machine's first network card, which no other program sees to")
 	fs.BoolVar(&o.logJSON, "log-json", false, "log as JSON")
 	return fs
 }
@@ -80,6 +81,11 @@ func configure(args, environ []string) (worker.Config, options, error) {
 	env, err := fromEnv(fs, environ)
 	if err != nil {
 		return cfg, o, err
+	}
+	if o.dhcp {
+		if err := connect(o.config == fromSMBIOS && isToWait()); err != nil { // whoever has a console there sees it; the master sees that nobody comes
+			fmt.Fprintln(os.Stderr, "rouse:", err)
+		}
 	}
 	var f file
 	if o.config != "" {

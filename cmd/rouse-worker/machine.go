@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -32,8 +33,8 @@ func beCalled(name string) {
 	}
 }
 
-// readSMBIOS returns the settings from the machine's SMBIOS table.
-func readSMBIOS() ([]byte, error) {
+// firmwareStrings are the OEM strings of the machine's SMBIOS table.
+func firmwareStrings() (all []string, err error) {
 	tables, err := filepath.Glob(filepath.Join(dmiEntries, "11-*", "raw"))
 	if err != nil {
 		return nil, err
@@ -43,17 +44,33 @@ func readSMBIOS() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, s := range oemStrings(raw) {
-			if port, ok := strings.CutPrefix(s, waitLabel); ok {
-				return awaitOrder(port)
+		all = append(all, oemStrings(raw)...)
+	}
+	return all, nil
+}
+
+// isToWait says whether this machine is a template, or was made from one.
+func isToWait() bool {
+	all, _ := firmwareStrings()
+	return slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, waitLabel) })
+}
+
+// readSMBIOS returns the settings from the machine's SMBIOS table.
+func readSMBIOS() ([]byte, error) {
+	all, err := firmwareStrings()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range all {
+		if port, ok := strings.CutPrefix(s, waitLabel); ok {
+			return awaitOrder(port)
+		}
+		if text, ok := strings.CutPrefix(s, smbiosLabel); ok {
+			b, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				return nil, fmt.Errorf("the SMBIOS string %s… is not base64", smbiosLabel)
 			}
-			if text, ok := strings.CutPrefix(s, smbiosLabel); ok {
-				b, err := base64.StdEncoding.DecodeString(text)
-				if err != nil {
-					return nil, fmt.Errorf("the SMBIOS string %s… is not base64", smbiosLabel)
-				}
-				return b, nil
-			}
+			return b, nil
 		}
 	}
 	return nil, errors.New("this machine has no SMBIOS string (type 11) that begins with " + smbiosLabel)

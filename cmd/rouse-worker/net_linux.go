@@ -27,6 +27,24 @@ const (
 	resolvConf   = "/run/resolv.conf"
 )
 
+// connect brings up the machine's own network, and its first card unless that has to wait: a machine that will be restored many times has no address.
+func connect(waits bool) error {
+	nl, err := openNetlink()
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer unix.Close(int(nl)) //nolint:errcheck // nothing is lost
+	if lo, err := cardIndex(int(nl), "lo"); err == nil {
+		if err := nl.linkUp(lo, nil); err != nil {
+			return fmt.Errorf("bring lo up: %w", err)
+		}
+	}
+	if waits {
+		return nil
+	}
+	return bringUp(nil, true)
+}
+
 // bringUp sets up the first card, and says on the console what came of it.
 func bringUp(mac net.HardwareAddr, named bool) error {
 	card, err := firstCard()
@@ -228,12 +246,14 @@ func attr(b []byte, kind uint16, v []byte) []byte {
 	return b
 }
 
-// linkUp sets a card's hardware address, and brings it up.
+// linkUp sets a card's hardware address, if there is one to set, and brings it up.
 func (nl netlink) linkUp(index int, mac net.HardwareAddr) error {
 	b := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(b[4:], uint32(index))
-	if err := nl.do(unix.RTM_SETLINK, 0, attr(b, unix.IFLA_ADDRESS, mac)); err != nil {
-		return err
+	if len(mac) > 0 {
+		if err := nl.do(unix.RTM_SETLINK, 0, attr(b, unix.IFLA_ADDRESS, mac)); err != nil {
+			return err
+		}
 	}
 	binary.NativeEndian.PutUint32(b[8:], unix.IFF_UP)
 	binary.NativeEndian.PutUint32(b[12:], unix.IFF_UP)

@@ -10,3 +10,6 @@ func awaitOrder(string) ([]byte, error) {
 }
 
 const waitLabel = "rouse.wait="
+
+// connect is for Linux guests.
+func connect(bool) error { return errors.New("-dhcp is not supported on this system") }
