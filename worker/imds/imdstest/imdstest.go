@@ -24,7 +24,9 @@ type Service struct {
 
 	mu       sync.Mutex
 	tokens   map[string]bool
+	first    string // the first token that was given
 	docs     map[string]string
+	own      map[string]string // documents that only the holder of the first token sees
 	broken   http.HandlerFunc
 	requests int
 	problems []string
@@ -32,7 +34,7 @@ type Service struct {
 
 // New starts a service that announces nothing. It ends with the test, which fails if a request was not as EC2 wants it.
 func New(t testing.TB) *Service {
-	s := &Service{tokens: map[string]bool{}, docs: map[string]string{}}
+	s := &Service{tokens: map[string]bool{}, docs: map[string]string{}, own: map[string]string{}}
 	srv := httptest.NewServer(s)
 	s.URL = srv.URL
 	t.Cleanup(func() {
@@ -51,6 +53,13 @@ func (s *Service) Announce(path, body string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.docs[path] = body
+}
+
+// AnnounceToFirst makes a document be there for whoever asked first of all: it is about one machine, and others that share the service are well.
+func (s *Service) AnnounceToFirst(path, body string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.own[path] = body
 }
 
 // Break lets h answer every request; nil mends the service.
@@ -93,10 +102,17 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		token := rand.Text()
 		s.tokens[token] = true
+		if s.first == "" {
+			s.first = token
+		}
 		_, _ = fmt.Fprint(w, token)
 		return
 	}
-	switch body := s.docs[r.URL.Path]; {
+	body := s.docs[r.URL.Path]
+	if r.Header.Get("X-Aws-Ec2-Metadata-Token") == s.first && body == "" {
+		body = s.own[r.URL.Path]
+	}
+	switch {
 	case r.Method != http.MethodGet || r.Header.Get("X-Aws-Ec2-Metadata-Token") == "":
 		s.problems = append(s.problems, r.Method+" "+r.URL.Path+" without a token")
 		w.WriteHeader(http.StatusUnauthorized)
