@@ -95,7 +95,7 @@ func TestEC2CallsPerInstance(t *testing.T) {
     value    = "v"
   }
 `)})
-	c.rewrite("rate_factor   = 1000", fmt.Sprintf("rate_factor = %d", factor), `poll_interval = "100ms"`, `poll_interval = "2s"`, `call_timeout  = "3s"`, `call_timeout = "30s"`)
+	c.rewrite("rate_factor   = 1000", fmt.Sprintf("rate_factor = %d", factor), `poll_interval = "100ms"`, `poll_interval = "2s"`, `call_timeout  = "10s"`, `call_timeout = "30s"`)
 	c.up(nil)
 	began := time.Now()
 	var ids []model.RequestID

@@ -30,6 +30,9 @@ func TestEC2Storm(t *testing.T) {
 	defer func() {
 		write(t, os.Getenv("E2E_EC2_SUMMARY"), summary)
 		write(t, os.Getenv("E2E_EC2_LOG"), c.said())
+		if t.Failed() {
+			t.Logf("faults %v; calls %v; errors %v", c.ec2.Faulted(), c.ec2.Calls(), c.ec2.Errors())
+		}
 	}()
 
 	var mu sync.Mutex

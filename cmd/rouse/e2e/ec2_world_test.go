@@ -67,7 +67,7 @@ provider "ec2" "cloud" {
   region        = "us-east-1"
   rate_factor   = 1000
   poll_interval = "100ms"
-  call_timeout  = "3s"
+  call_timeout  = "10s"
   settle        = "5s"
   %s
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,6 +135,7 @@ func startMoto() (*moto, error) {
 				}
 			}
 		}
+		_, _ = io.Copy(io.Discard, r) // after a line that is too long
 	}()
 	select {
 	case m.url = <-found:
