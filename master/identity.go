@@ -55,18 +55,22 @@ func (m *master) openStore(ctx context.Context) (*sqlite.Store, error) {
 	}
 }
 
-// tokenKey reads the key that instances' tokens are derived from, and makes it the first time.
-func tokenKey(dir string) ([]byte, error) {
+// tokenKey reads the key that instances' tokens are derived from, and makes it the first time. If it is gone while instances live, their builds can be
+// saved as long as no other one is made: that is for a person to decide.
+func tokenKey(dir string, live int) ([]byte, error) {
 	path := filepath.Join(dir, keyName)
 	key, err := os.ReadFile(path)
 	if err == nil && len(key) == keySize {
 		return key, nil
 	}
 	if err == nil {
-		return nil, fmt.Errorf("%s has %d bytes instead of %d: restore it from a copy; without it the agents of running instances cannot attach", path, len(key), keySize)
+		return nil, fmt.Errorf("%s has %d bytes instead of %d: %s", path, len(key), keySize, withoutKey(path))
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read the token key: %w", err)
+	}
+	if live > 0 {
+		return nil, fmt.Errorf("%s is missing, and %d instances live that have tokens of it: %s", path, live, withoutKey(path))
 	}
 	key = make([]byte, keySize)
 	_, _ = rand.Read(key) // never fails
@@ -86,6 +90,11 @@ func tokenKey(dir string) ([]byte, error) {
 		return nil, fmt.Errorf("make the token key: %w", err)
 	}
 	return key, nil
+}
+
+func withoutKey(path string) string {
+	return fmt.Sprintf("restore it from a copy; without it the agents of running instances cannot attach. To do without, and have their builds tried again on others, "+
+		"make a new one: head -c %d /dev/urandom > %s", keySize, path)
 }
 
 // nextBuild is the number of the next build. Where the state was lost, or put back from a copy, logs of later builds are there, which no new build may

@@ -3,6 +3,7 @@ package master
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,11 +51,11 @@ func TestSlowSecretHoldsNobodyElseUp(t *testing.T) {
 func TestTokenKeyIsMadeOnceAndForItsOwnerAlone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	a, err := tokenKey(dir)
+	a, err := tokenKey(dir, 0)
 	if err != nil || len(a) != keySize {
 		t.Fatal(a, err)
 	}
-	if b, err := tokenKey(dir); err != nil || string(a) != string(b) {
+	if b, err := tokenKey(dir, 0); err != nil || string(a) != string(b) {
 		t.Error("another key the second time", err)
 	}
 	path := filepath.Join(dir, keyName)
@@ -64,7 +65,19 @@ func TestTokenKeyIsMadeOnceAndForItsOwnerAlone(t *testing.T) {
 	if err := os.WriteFile(path, a[:7], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tokenKey(dir); err == nil {
+	if _, err := tokenKey(dir, 0); err == nil {
 		t.Error("a damaged key was taken")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tokenKey(dir, 2); err == nil || !strings.Contains(err.Error(), path+" is missing, and 2 instances live") {
+		t.Errorf("another key is made beside living instances: %v", err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a key was made")
+	}
+	if c, err := tokenKey(dir, 0); err != nil || string(c) == string(a) {
+		t.Error(err)
 	}
 }
