@@ -46,33 +46,25 @@ func TestBench(t *testing.T) {
 		slices.Sort(all)
 		return all[2], all
 	}
-	got := map[string]time.Duration{}
+	got, best := map[string]time.Duration{}, map[string]time.Duration{}
 	var all []time.Duration
 	got["cold"], all = median("cold")
+	best["cold"] = all[0]
 	t.Logf("cold: %v", all)
 	one("fast")
 	w.until("the template is saved", func() bool { return w.has("template saved") })
 	got["fast"], all = median("fast")
+	best["fast"] = all[0]
 	t.Logf("fast: %v", all)
-	w.until("all have ended", func() bool { return len(w.instances()) == 0 && len(w.left()) == 0 })
-	time.Sleep(time.Second)
-	began := time.Now()
-	var ids []model.RequestID
-	for range 10 {
-		ids = append(ids, w.force("fast"))
+	all = nil
+	for range 3 {
+		w.until("all have ended", func() bool { return len(w.instances()) == 0 && len(w.left()) == 0 })
+		time.Sleep(time.Second)
+		all = append(all, w.ten().Round(10*time.Millisecond))
 	}
-	last, cold := time.Duration(0), 0
-	for _, id := range ids {
-		in := w.machine(w.succeeds(id))
-		last = max(last, in.AttachedAt.Sub(began))
-		if !w.restored(in) {
-			cold++
-		}
-	}
-	got["ten_fast"] = last
-	if cold > 0 {
-		t.Errorf("%d of ten were not restored", cold)
-	}
+	slices.Sort(all)
+	got["ten_fast"], best["ten_fast"] = all[1], all[0]
+	t.Logf("ten at once: %v", all)
 	w.until("all have ended", func() bool { return len(w.instances()) == 0 })
 	w.forgetTemplates()
 	var out strings.Builder
@@ -81,7 +73,25 @@ func TestBench(t *testing.T) {
 		if got[l.name] > l.limit {
 			verdict = "over"
 		}
-		fmt.Fprintf(&out, "%s_seconds=%.2f limit=%.2f %s\n", l.name, got[l.name].Seconds(), l.limit.Seconds(), verdict)
+		fmt.Fprintf(&out, "%s_seconds=%.2f best=%.2f limit=%.2f %s\n", l.name, got[l.name].Seconds(), best[l.name].Seconds(), l.limit.Seconds(), verdict)
 	}
 	fmt.Print(out.String())
+}
+
+// ten asks for ten restored guests at once, and returns how long it took until the last one was attached.
+func (w *world) ten() (last time.Duration) {
+	w.Helper()
+	began := time.Now()
+	var ids []model.RequestID
+	for range 10 {
+		ids = append(ids, w.force("fast"))
+	}
+	for _, id := range ids {
+		in := w.machine(w.succeeds(id))
+		last = max(last, in.AttachedAt.Sub(began))
+		if !w.restored(in) {
+			w.Errorf("%s was not restored", in.Key)
+		}
+	}
+	return last
 }
