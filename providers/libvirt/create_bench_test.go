@@ -125,7 +125,7 @@ func (b *figures) bare(buildbot bool) {
 // whole starts and ends a guest with the provider.
 func (b *figures) whole(key providers.Key) {
 	b.time("start", func() error {
-		_, err := b.p.Create(b.ctx, providers.CreateRequest{Key: key, Owner: "bench", Worker: "w", Spec: realSpec(), Agent: providers.Agent{Master: "ws://192.0.2.1:1", Name: "w", Token: "t"}})
+		_, err := b.p.Create(b.ctx, request(key))
 		return err
 	})
 	b.time("stop", func() error { return b.p.Destroy(b.ctx, key) })

@@ -204,3 +204,7 @@ func TestHostRestoresRelabelledMemory(t *testing.T) {
 		t.Errorf("libvirt %s restores re-labelled memory: it can be added to the list %v", n.Libvirt, relabelled)
 	}
 }
+
+func request(key providers.Key) providers.CreateRequest {
+	return providers.CreateRequest{Key: key, Owner: "bench", Worker: "w", Spec: realSpec(), Agent: providers.Agent{Master: "ws://192.0.2.1:1", Name: "w", Token: "t"}}
+}
