@@ -2,6 +2,7 @@ package hcl
 
 import (
 	"net"
+	"slices"
 	"time"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
@@ -39,7 +40,7 @@ func (l *loader) checkSteps() {
 
 // checkEnv evaluates the builder's env even if none of its steps uses it.
 func (l *loader) checkEnv(b *Builder, shared map[string]cty.Value) {
-	if b.Env == nil || len(b.Steps) > 0 {
+	if b.Env == nil || slices.ContainsFunc(b.Steps, (*Step).usesEnv) {
 		return
 	}
 	ctx := l.refs.NewChild()

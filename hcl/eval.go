@@ -92,11 +92,16 @@ func (s *Step) expressions() []hcl2.Expression {
 	for _, name := range sortedKeys(s.attrs) {
 		list = append(list, s.attrs[name].Expr)
 	}
-	_, command := s.attrs["command"]
-	if s.env != nil && (command || s.Kind == "git") {
+	if s.env != nil && s.usesEnv() {
 		list = append(list, s.env)
 	}
 	return list
+}
+
+// usesEnv is true of a step that runs a program in the builder's environment.
+func (s *Step) usesEnv() bool {
+	_, command := s.attrs["command"]
+	return command || s.Kind == "git"
 }
 
 // readSecrets reads the secrets that an expression names, if they are not in values yet.

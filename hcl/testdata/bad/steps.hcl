@@ -89,6 +89,16 @@ builder "unit" {
   }
 }
 
+# Nothing runs in this environment, but it is looked at all the same.
+builder "copy" {
+  workers = [worker.linux]
+  env     = { TOKEN = secret.tokne }
+  step "upload" "one" {
+    from = "a"
+    to   = "b"
+  }
+}
+
 scheduler "force" "force" {
-  builders = [builder.unit]
+  builders = [builder.unit, builder.copy]
 }
