@@ -189,7 +189,8 @@ func config(version string) huma.Config {
 	c.Info.Description = "The HTTP interface of a rouse master: builds, workers and instances. Times are RFC 3339, durations are seconds, money is in the configuration's currency."
 	c.Info.Version = "v1" // of the interface, not of the program: the description changes only when the interface does
 	c.CreateHooks = nil   // no "$schema" in answers
-	c.DocsPath = ""       // its page would load scripts from elsewhere
+	c.Transformers = append(c.Transformers, briefly)
+	c.DocsPath = "" // its page would load scripts from elsewhere
 	c.SchemasPath = ""
 	c.RejectUnknownQueryParameters = true
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)

@@ -127,6 +127,38 @@ func TestForceRefusesWhatTheConfigurationDoesNotAllow(t *testing.T) {
 	}
 }
 
+func TestARefusalDoesNotSayAWholeRequestBack(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(apitest.New().Server(func(o *api.Options) {
+		o.Tokens = func() []api.Token { return []api.Token{api.NewToken("bot", "admin", apitest.Secret)} }
+	}).Handler())
+	t.Cleanup(s.Close)
+	for _, test := range []struct {
+		size int
+		said bool
+	}{{20, true}, {100_000, false}} {
+		long := strings.Repeat("x", test.size)
+		req, err := http.NewRequest("POST", s.URL+"/api/v1/force", strings.NewReader(`{"builder":["`+long+`"]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+apitest.Secret)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusUnprocessableEntity {
+			t.Fatalf("status %d, %v", resp.StatusCode, err)
+		}
+		if got := strings.Contains(string(b), long); got != test.said || !strings.Contains(string(b), "expected string") {
+			t.Errorf("a value of %d bytes is refused with %d bytes: %.300s", test.size, len(b), b)
+		}
+	}
+}
+
 func TestEveryAnswerIsFreeOfSecrets(t *testing.T) {
 	t.Parallel()
 	w := apitest.New()
@@ -208,9 +240,9 @@ func TestTokensAndRoles(t *testing.T) {
 	}
 	want := []core.Event{
 		core.PauseAsked{Worker: "mac"},
-		core.CancelAsked{Request: 3, Reason: "cancelled (by bot)"},
+		core.CancelAsked{Request: 3, Reason: "by bot"},
 		core.CancelAsked{Build: 2, Reason: "old (by bot)"},
-		core.EndAsked{Worker: "linux-1", Reason: "ended by hand (by bot)"},
+		core.EndAsked{Worker: "linux-1", Reason: "by bot"},
 	}
 	if diff := cmp.Diff(want, w.Events); diff != "" {
 		t.Error(diff)

@@ -123,7 +123,7 @@ func (s *Server) cancelBuild(ctx context.Context, in *struct {
 	if b.Phase == model.BuildDone {
 		return nil, problem(http.StatusConflict, "Build %d is done already: %s.", b.ID, b.Result)
 	}
-	if err := s.o.Engine.Do(ctx, core.CancelAsked{Build: b.ID, Reason: reason(ctx, in.Reason, "cancelled")}); err != nil {
+	if err := s.o.Engine.Do(ctx, core.CancelAsked{Build: b.ID, Reason: reason(ctx, in.Reason)}); err != nil {
 		return nil, s.failed(err, in.String())
 	}
 	return done("Build %d is being cancelled.", b.ID), nil

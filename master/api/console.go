@@ -68,7 +68,8 @@ func (s *Server) readConsole(ctx context.Context, in *struct {
 }
 
 func statusOf(err error) int {
-	if e, ok := err.(huma.StatusError); ok {
+	var e huma.StatusError
+	if errors.As(err, &e) {
 		return e.GetStatus()
 	}
 	return http.StatusInternalServerError

@@ -48,6 +48,21 @@ func (s *Server) failed(err error, what string) error {
 	return problem(http.StatusInternalServerError, "%s: %s", what, err)
 }
 
+// maxEcho is how much of a value that was refused is said back, in bytes of JSON.
+const maxEcho = 200
+
+// briefly leaves out of a problem the values that were refused, where they are long: they may be whole requests.
+func briefly(_ huma.Context, _ string, v any) (any, error) {
+	if p, ok := v.(*huma.ErrorModel); ok {
+		for _, d := range p.Errors {
+			if b, err := json.Marshal(d.Value); d.Location != reportLocation && (err != nil || len(b) > maxEcho) {
+				d.Value = nil
+			}
+		}
+	}
+	return v, nil
+}
+
 // writeProblem answers with a problem outside of huma's operations.
 func writeProblem(w http.ResponseWriter, status int, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")

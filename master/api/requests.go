@@ -173,7 +173,7 @@ func (s *Server) cancelRequest(ctx context.Context, in *struct {
 	if r.State == model.RequestDone {
 		return nil, problem(http.StatusConflict, "Request %d is done already: %s.", r.ID, r.Result)
 	}
-	if err := s.o.Engine.Do(ctx, core.CancelAsked{Request: r.ID, Reason: reason(ctx, in.Reason, "cancelled")}); err != nil {
+	if err := s.o.Engine.Do(ctx, core.CancelAsked{Request: r.ID, Reason: reason(ctx, in.Reason)}); err != nil {
 		return nil, s.failed(err, in.String())
 	}
 	if r.State == model.RequestClaimed {
@@ -230,14 +230,17 @@ func done(format string, args ...any) *body[Done] {
 }
 
 // reason names who gave an order, and why.
-func reason(ctx context.Context, given, otherwise string) string {
-	if given == "" {
-		given = otherwise
+func reason(ctx context.Context, given string) string {
+	name := callerOf(ctx).name
+	switch {
+	case name == "" && given == "":
+		return "by hand"
+	case name == "":
+		return given
+	case given == "":
+		return "by " + name
 	}
-	if c := callerOf(ctx); c.name != "" {
-		given += " (by " + c.name + ")"
-	}
-	return given
+	return given + " (by " + name + ")"
 }
 
 // outcome says a build's result and its text, which mostly begins with the result, once.

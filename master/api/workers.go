@@ -74,7 +74,7 @@ func (s *Server) order(ctx context.Context, in *workerOrder, event func(*core.Wo
 
 func (s *Server) pauseWorker(ctx context.Context, in *workerOrder) (*body[Done], error) {
 	return s.order(ctx, in, func(*core.WorkerView) (core.Event, error) {
-		return core.PauseAsked{Worker: in.Name, Reason: reason(ctx, in.Reason, "paused")}, nil
+		return core.PauseAsked{Worker: in.Name, Reason: reason(ctx, in.Reason)}, nil
 	}, "Worker %s is paused: it gets no new builds.")
 }
 
@@ -89,6 +89,6 @@ func (s *Server) endWorker(ctx context.Context, in *workerOrder) (*body[Done], e
 		if w.Instance == "" {
 			return nil, problem(http.StatusConflict, "Worker %q has no instance now.", in.Name)
 		}
-		return core.EndAsked{Worker: in.Name, Reason: reason(ctx, in.Reason, "ended by hand")}, nil
+		return core.EndAsked{Worker: in.Name, Reason: reason(ctx, in.Reason)}, nil
 	}, "The instance of worker %s is being ended.")
 }

@@ -135,7 +135,7 @@ func (s *State) endRequest(r *request, result model.Result, text string) {
 func (s *State) cancelAsked(ev CancelAsked) {
 	reason := ev.Reason
 	if reason == "" {
-		reason = "cancelled"
+		reason = "by hand"
 	}
 	if r := s.requests[ev.Request]; r != nil {
 		b := s.builds[r.Build]
