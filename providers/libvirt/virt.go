@@ -216,7 +216,7 @@ func translate(err error) *linkError {
 		virt.ERR_DOM_EXIST: exists, virt.ERR_STORAGE_VOL_EXIST: exists, virt.ERR_OPERATION_INVALID: notRunning,
 		virt.ERR_XML_ERROR: invalid, virt.ERR_XML_DETAIL: invalid, virt.ERR_XML_INVALID_SCHEMA: invalid, virt.ERR_INVALID_ARG: invalid,
 		virt.ERR_CONFIG_UNSUPPORTED: invalid, virt.ERR_NO_SUPPORT: unsupported, virt.ERR_OPERATION_UNSUPPORTED: unsupported,
-		virt.ERR_ARGUMENT_UNSUPPORTED: unsupported, virt.ERR_AUTH_FAILED: denied, virt.ERR_AUTH_CANCELLED: denied, virt.ERR_ACCESS_DENIED: denied,
+		virt.ERR_ARGUMENT_UNSUPPORTED: unsupported, virt.ERR_AUTH_FAILED: denied, virt.ERR_AUTH_CANCELLED: denied, virt.ERR_AUTH_UNAVAILABLE: denied, virt.ERR_ACCESS_DENIED: denied,
 		virt.ERR_OPERATION_DENIED: denied, virt.ERR_INVALID_CONN: disconnected, virt.ERR_RPC: disconnected, virt.ERR_NO_CONNECT: unreachable,
 	}[e.Code]
 	switch {

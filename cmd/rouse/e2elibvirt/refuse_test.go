@@ -155,11 +155,19 @@ func TestWhatCannotWorkIsSaidBeforehand(t *testing.T) {
 	}
 }
 
-// TestWhoMayNotUseTheSocketIsToldHowToGetThere plans as a user who has no right to libvirtd's socket.
+// TestWhoMayNotUseTheSocketIsToldHowToGetThere plans as a user who may not enter the directory of libvirtd's socket.
 func TestWhoMayNotUseTheSocketIsToldHowToGetThere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.configure("", worker("x", "", guest(""), "true"))
+	closed := filepath.Join(w.dir, "closed")
+	if err := os.Mkdir(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(closed, "libvirt-sock")
+	if err := os.Symlink("/run/libvirt/libvirt-sock", socket); err != nil {
+		t.Fatal(err)
+	}
+	w.configure(fmt.Sprintf("uri = %q", "qemu+unix:///system?socket="+socket), worker("x", "", guest(""), "true"))
 	if err := os.Chmod(w.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
