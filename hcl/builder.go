@@ -72,13 +72,14 @@ func countErrors(diags hcl2.Diagnostics) int {
 }
 
 func (l *loader) exampleWorker() string {
-	for _, w := range l.cfg.Workers {
-		if name := cmp.Or(w.Pool, w.Name); hclsyntax.ValidIdentifier(name) {
-			return "worker." + name
-		}
-		return "\"" + w.Name + "\""
+	if len(l.cfg.Workers) == 0 {
+		return "worker.NAME"
 	}
-	return "worker.NAME"
+	w := &l.cfg.Workers[0]
+	if name := cmp.Or(w.Pool, w.Name); hclsyntax.ValidIdentifier(name) {
+		return "worker." + name
+	}
+	return "\"" + w.Name + "\""
 }
 
 // crossChecks looks at what no single block can know. It gets the numbers of blocks.

@@ -84,6 +84,7 @@ func callNobody() {
 		}
 	}()
 	transport := &http.Transport{DisableKeepAlives: true}
+	//nolint:bodyclose // Dial has closed it
 	ws, _, err := websocket.Dial(ctx, "ws://"+l.Addr().String(), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
 	if err == nil {
 		_ = ws.CloseNow()

@@ -60,8 +60,7 @@ func BenchmarkApplyGap(b *testing.B) {
 	}
 	var commit atomic.Int64
 	w.obs.Commit = func(took time.Duration, _ int, _ error) { commit.Store(max(commit.Load(), int64(took))) } // called by the loop only
-	var snap store.ConfigSnapshot
-	w.cfg, snap = fleet(1)
+	w.cfg, _ = fleet(1)
 	w.cfg.Providers[0].SweepInterval = 0
 	w.limits.Concurrency = 64
 	w.start()
@@ -76,6 +75,7 @@ func BenchmarkApplyGap(b *testing.B) {
 	gen := model.Generation(1)
 	for b.Loop() {
 		gen++
+		var snap store.ConfigSnapshot
 		w.cfg, snap = fleet(gen)
 		began := time.Now()
 		if err := w.e.Apply(ctx, w.cfg, snap); err != nil {

@@ -115,10 +115,9 @@ func userData(g *guest) (string, error) {
 // kindOfText is the content type of user data as a part. Of plain text cloud-init looks itself what it is, by its first line; a message that has parts
 // becomes a part that has them.
 func kindOfText(text string) (kind, body string, err error) {
-	m, err := mail.ReadMessage(strings.NewReader(text))
-	if err != nil || !strings.HasPrefix(m.Header.Get("Content-Type"), "multipart/") {
-		return `text/plain; charset="utf-8"`, text, nil
+	if m, noMessage := mail.ReadMessage(strings.NewReader(text)); noMessage == nil && strings.HasPrefix(m.Header.Get("Content-Type"), "multipart/") {
+		b, err := io.ReadAll(m.Body)
+		return m.Header.Get("Content-Type"), string(b), err
 	}
-	b, err := io.ReadAll(m.Body)
-	return m.Header.Get("Content-Type"), string(b), err
+	return `text/plain; charset="utf-8"`, text, nil
 }

@@ -146,12 +146,12 @@ func TestMasterIsKilledOnAFullDisk(t *testing.T) {
 	w := smallDisk(t)
 	w.configure(config{Builders: builder("b", long.step())})
 	m, id := w.running()
-	filler := fill(t, w.state)
+	fill(t, w.state)
 	w.until("the build waits", 20*time.Second, func() bool { return strings.Contains(w.said(), "a build waits: there is no space for its log") })
 	m.kill()
 	<-m.dead
 	before := len(w.said())
-	filler = fill(t, w.state) // what the first one has left free
+	filler := fill(t, w.state) // what the first one has left free
 	m = w.start(nil)
 	w.until("the next master says that there is no space, or finds room for its records in what its database has already", 20*time.Second, func() bool {
 		if strings.Contains(w.said()[before:], "no space left for the state") {

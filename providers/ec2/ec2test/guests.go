@@ -225,7 +225,7 @@ func (g *Guests) run(ctx context.Context, in Instance, o *guest, fate Fate) erro
 	}
 	cut := func() {
 		_ = cmd.Process.Kill()
-		<-ended
+		_ = <-ended // it was killed
 		sweep(mark)
 	}
 	var crash <-chan time.Time

@@ -2,7 +2,6 @@ package ec2test
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 )
 
@@ -36,6 +35,6 @@ func (w *World) serveQuotas(rw http.ResponseWriter, action string, body []byte) 
 		refuse("NoSuchResourceException", "The request failed because the specified service does not exist.")
 	default:
 		b, _ := json.Marshal(map[string]any{"Quota": map[string]any{"ServiceCode": in.ServiceCode, "QuotaCode": in.QuotaCode, "Value": value}})
-		_, _ = io.WriteString(rw, string(b))
+		_, _ = rw.Write(b)
 	}
 }
