@@ -5,7 +5,6 @@ package libvirt
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -34,7 +33,7 @@ func TestHostFigures(t *testing.T) { //nolint:paralleltest // nothing else must 
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p := realProvider(t, t.TempDir(), "bench", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	p := realProvider(t, t.TempDir(), "bench", slog.New(slog.DiscardHandler))
 	defer p.Close() //nolint:errcheck // it holds nothing
 	b := &figures{T: t, ctx: ctx, l: l, p: p, all: map[string][]time.Duration{}}
 	if b.base, err = l.Volume(ctx, "default", "base.qcow2"); err != nil {
