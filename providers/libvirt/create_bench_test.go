@@ -16,7 +16,10 @@ import (
 	"github.com/rouse-ci/rouse/providers"
 )
 
-const figureRuns = 15 // of each step, in turn: what else the machine does troubles all alike
+const (
+	figureRuns = 15                     // of each step, in turn: what else the machine does troubles all alike
+	figureRest = 500 * time.Millisecond // libvirt's last work for a guest that has ended is no part of the next one's start
+)
 
 // TestHostFigures measures what this provider adds to a guest's own boot and end, on a machine that should have nothing else to do (make bench-libvirt). It
 // prints lines NAME_seconds=…: each is a median, best= the least. Beside them are the steps of Buildbot's libvirt worker: a clone that its operator makes with
@@ -45,10 +48,10 @@ func TestHostFigures(t *testing.T) { //nolint:paralleltest // nothing else must 
 		t.Fatal(err)
 	}
 	for i := range figureRuns {
-		b.clone()
-		b.bare(false)
-		b.bare(true)
-		b.whole(providers.Key(fmt.Sprintf("bench-w-%d", i+1)))
+		for _, step := range []func(){b.clone, func() { b.bare(false) }, func() { b.bare(true) }, func() { b.whole(providers.Key(fmt.Sprintf("bench-w-%d", i+1))) }} {
+			time.Sleep(figureRest)
+			step()
+		}
 	}
 	b.print()
 }
