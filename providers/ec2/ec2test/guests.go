@@ -225,7 +225,7 @@ func (g *Guests) run(ctx context.Context, in Instance, o *guest, fate Fate) erro
 	}
 	cut := func() {
 		_ = cmd.Process.Kill()
-		_ = <-ended // it was killed
+		<-ended //nolint:errcheck // it was killed: that is its error
 		sweep(mark)
 	}
 	var crash <-chan time.Time
