@@ -1,0 +1,123 @@
+package libvirt
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// templateOf makes a first instance, which boots, ends it, and waits for the template that is made meanwhile.
+func templateOf(t *testing.T, h *fakeHost, p *provider, spec Spec) {
+	t.Helper()
+	if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, p, "me-w1-1")
+	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		p.templates.mu.Lock()
+		ready := false
+		for _, m := range p.templates.all {
+			ready = ready || m.ready
+		}
+		p.templates.mu.Unlock()
+		if ready {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("no template")
+		}
+	}
+	if left := h.left(); len(left) != 2 {
+		t.Fatalf("beside the template there are %v", left)
+	}
+}
+
+// TestARestoredGuestHasItsOrderBeforeAnythingElse holds that nothing stands between a guest that was restored and its order, and that the copy of the memory, if
+// it cannot be deleted then, costs the guest nothing and goes at its end.
+func TestARestoredGuestHasItsOrderBeforeAnythingElse(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	const key = "me-w1-2"
+	var calls []string
+	h.mu.Lock()
+	h.hook = func(call string, _ int) (error, bool) {
+		calls = append(calls, call)
+		if call == "DeleteVolume" {
+			return &linkError{failed, "busy"}, false
+		}
+		return nil, false
+	}
+	h.mu.Unlock()
+	if _, err := p.Create(t.Context(), asked(key, spec)); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.hook = nil
+	said, all := h.sent[domainName(key)], strings.Join(calls, " ")
+	h.mu.Unlock()
+	if !strings.Contains(all, "Start Send DeleteVolume") {
+		t.Errorf("the calls were %s", all)
+	}
+	var o struct {
+		Agent         struct{ Name, Token string }
+		MAC, Hostname string
+		Seed          []byte
+		Time          int64
+	}
+	if err := json.Unmarshal(said, &o); err != nil || o.Agent.Token != "the-token" || o.MAC != macOf(key, 0) || o.Hostname != "w1" || len(o.Seed) < 32 || o.Time == 0 {
+		t.Errorf("it was told %s (%v)", said, err)
+	}
+	save := volumeName(me, key, saveSuffix)
+	if left := strings.Join(h.left(), " "); !h.alive(domainName(key)) || !strings.Contains(left, save) {
+		t.Errorf("the guest lives: %v; there are %s", h.alive(domainName(key)), left)
+	}
+	ended(t, p, key)
+	if left := h.left(); len(left) != 2 || h.alive(domainName(key)) {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestAGuestThatCannotBeToldIsScrappedAndBoots holds that a guest without an order never stays beside the one that takes its place.
+func TestAGuestThatCannotBeToldIsScrappedAndBoots(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{"Send", "Start", "CreateVolume", "Upload"} {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			h := newFakeHost()
+			p := opened(t, t.TempDir(), config(), h.dial)
+			spec := good()
+			spec.Fast = true
+			templateOf(t, h, p, spec)
+			const key = "me-w1-2"
+			broken := false
+			h.mu.Lock()
+			h.hook = func(c string, _ int) (error, bool) {
+				if c == call && !broken {
+					broken = true
+					return &linkError{failed, "no"}, false
+				}
+				return nil, false
+			}
+			h.mu.Unlock()
+			in, err := p.Create(t.Context(), asked(key, spec))
+			if err != nil || in.State != providers.Running {
+				t.Fatalf("%+v, %v", in, err)
+			}
+			d, err := (&fakeLink{h: h}).Domain(t.Context(), domainName(key))
+			if err != nil || d.Tags == nil || d.Tags.Fast || !broken {
+				t.Errorf("%+v, %v; broken: %v", d.Tags, err, broken)
+			}
+			ended(t, p, key)
+			if left := h.left(); len(left) != 2 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
