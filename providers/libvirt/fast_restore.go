@@ -31,18 +31,22 @@ func (p *provider) restore(ctx context.Context, l link, g *guest, m *materials, 
 	g.disk = volume{Pool: m.pool, Name: disk, Path: path.Join(path.Dir(t.disk.Path), disk), Format: "qcow2"}
 	g.tags.Agent = base64.StdEncoding.EncodeToString(g.agent)
 	p.templates.first(g.key)
+	began := time.Now()
 	made := make(chan error, 1)
 	go func() { made <- l.CreateVolume(ctx, m.pool, text) }()
 	file, err := p.label(ctx, l, g, m, t)
 	if err := errors.Join(<-made, err); err != nil {
 		return err
 	}
+	copied := time.Now()
 	if err := l.Restore(ctx, file, ""); err != nil {
 		return err
 	}
+	restored := time.Now()
 	if err := p.order(ctx, l, g); err != nil {
 		return err
 	}
+	p.log.Debug("libvirt: restored from memory", "instance", g.key, "copy", copied.Sub(began), "restore", restored.Sub(copied), "order", time.Since(restored))
 	// QEMU has read it. Somebody waits for the guest, and nobody for this: what is left here is found at the instance's end.
 	if err := l.DeleteVolume(ctx, m.pool, path.Base(file)); err != nil {
 		p.log.Warn("libvirt: the memory of a restored guest is not deleted before its end", "instance", g.key, "volume", file, "err", err)
