@@ -53,3 +53,44 @@ func TestClearTextIsForThisMachineAndPrivateNetworks(t *testing.T) {
 		}
 	}
 }
+
+// TestATextThatWasInForceKeepsItsAddresses, but what an expression makes only when a step starts is held to the rules of today.
+func TestATextThatWasInForceKeepsItsAddresses(t *testing.T) {
+	t.Parallel()
+	const known, scheduled, other = "https://bob:word@example.org/x.git", "https://bob:word@example.org/y.git", "https://bob:other@example.org/x.git"
+	files := map[string][]byte{"a.hcl": []byte(`
+worker "w" {
+  password = secret.w
+}
+secret "w" { env = "W" }
+builder "b" {
+  workers = [worker.w]
+  step "git" "fixed" { repository = "` + known + `" }
+  step "git" "made" { repository = try(prop.address, "` + known + `") }
+}
+scheduler "force" "f" { builders = [builder.b] }
+scheduler "periodic" "p" {
+  builders   = [builder.b]
+  every      = "1h"
+  repository = "` + scheduled + `"
+}
+`)}
+	if _, diags := LoadFiles(files, Options{}); !diags.HasErrors() {
+		t.Error("a new text is taken")
+	}
+	cfg, diags := LoadFiles(files, Options{Accepted: true})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	for _, test := range []struct {
+		step    int
+		address string
+		refused bool
+	}{{0, known, false}, {1, known, false}, {1, scheduled, false}, {1, other, true}, {1, "https://example.org/x.git", false}} {
+		step := cfg.Builders[0].Steps[test.step]
+		scope := Scope{Prop: map[string]any{"address": test.address}}
+		if _, diags := step.Eval(scope, cfg.Env()); diags.HasErrors() != test.refused {
+			t.Errorf("%s %s: %v", step.Name, test.address, diags)
+		}
+	}
+}

@@ -94,10 +94,10 @@ func (a *attrs) str(name string, dst *string) {
 	}
 }
 
-// address is that of a repository.
-func (a *attrs) address(name string, dst *string) {
+// address is that of a repository. accepted names those that may hold a password all the same.
+func (a *attrs) address(name string, dst *string, accepted func(address string) bool) {
 	var s string
-	if a.str(name, &s); HoldsPassword(s) {
+	if a.str(name, &s); HoldsPassword(s) && !accepted(s) {
 		a.bad(name, `It holds a password, and an address is stored, shown and seen by every process on the worker. Leave it out, and give git the credential in the step's env: `+
 			`GIT_CONFIG_COUNT = 1, GIT_CONFIG_KEY_0 = "http.extraHeader", GIT_CONFIG_VALUE_0 = "Authorization: Basic ${base64encode("USER:${secret.NAME}")}".`)
 		return

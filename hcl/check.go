@@ -40,7 +40,7 @@ func (l *loader) checkSteps() {
 
 // checkEnv evaluates the builder's env even if none of its steps uses it.
 func (l *loader) checkEnv(b *Builder, shared map[string]cty.Value) {
-	if b.Env == nil || slices.ContainsFunc(b.Steps, (*Step).usesEnv) {
+	if b.Env == nil || l.o.Accepted || slices.ContainsFunc(b.Steps, (*Step).usesEnv) {
 		return
 	}
 	ctx := l.refs.NewChild()

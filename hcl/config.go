@@ -268,4 +268,8 @@ type Options struct {
 	VarFiles  []string
 	Stored    map[string]string   // a Config's Variables, to load its Files again: then Variables and VarFiles are asked for sensitive variables only
 	Getenv    func(string) string // for env(); nil = os.Getenv
+
+	// Accepted: the text has been in force. Rules that a later version of this program added do not refuse it, since a master that cannot read it has nobody's
+	// instances to end and no build to go on with. Such rules look at this; they hold for every new text.
+	Accepted bool
 }

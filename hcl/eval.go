@@ -17,6 +17,20 @@ type Env struct {
 	secrets     map[string]Secret
 	dir         string
 	triggerable []string // never nil in a loaded configuration
+
+	accepting bool            // while a text that was in force is loaded
+	accepted  map[string]bool // addresses in it that hold a password
+}
+
+// accept says whether an address that holds a password is as old as the text. What expressions make when a step starts is held to the rules of today.
+func (e *Env) accept(address string) bool {
+	if e.accepting {
+		if e.accepted == nil {
+			e.accepted = map[string]bool{}
+		}
+		e.accepted[address] = true
+	}
+	return e.accepted[address]
 }
 
 // Env returns the environment in which this configuration's steps are evaluated.

@@ -94,6 +94,7 @@ func (l *loader) load(body hcl2.Body) {
 	l.blocks = map[string]map[string]hcl2.Range{}
 	blocks := content.Blocks.ByType()
 
+	l.cfg.env = &Env{accepting: l.o.Accepted}
 	l.base = &hcl2.EvalContext{Functions: l.functions(), Variables: map[string]cty.Value{}}
 	l.variables(blocks["variable"])
 	l.locals(blocks["locals"])
@@ -111,8 +112,9 @@ func (l *loader) load(body hcl2.Body) {
 		l.checkNotices(workers)
 	}
 
-	l.cfg.env = &Env{ctx: l.refs, secrets: l.secrets, dir: l.o.Dir}
+	l.cfg.env.ctx, l.cfg.env.secrets, l.cfg.env.dir = l.refs, l.secrets, l.o.Dir
 	l.checkSteps()
+	l.cfg.env.accepting = false
 }
 
 var rootSchema = &hcl2.BodySchema{Blocks: []hcl2.BlockHeaderSchema{

@@ -34,7 +34,7 @@ func (l *loader) schedulerBlocks(blocks hcl2.Blocks) {
 		s := Scheduler{Name: name, Kind: kind, Range: b.DefRange}
 		a.integer("priority", &s.Priority, -1_000_000, 1_000_000)
 		a.properties("properties", &s.Properties)
-		a.address("repository", &s.Repository)
+		a.address("repository", &s.Repository, l.cfg.env.accept)
 		a.str("branch", &s.Branch)
 		l.when(a, &s, b)
 

@@ -162,7 +162,7 @@ func (d *stepDecoder) workdir(dst *string) {
 
 func (d *stepDecoder) git() any {
 	s := &GitSpec{Workdir: "build", Mode: "incremental", Timeout: 20 * time.Minute}
-	d.address("repository", &s.Repository)
+	d.address("repository", &s.Repository, d.env.accept)
 	d.str("branch", &s.Branch)
 	d.str("revision", &s.Revision)
 	given := map[string]string{"repository": s.Repository, "branch": s.Branch, "revision": s.Revision}

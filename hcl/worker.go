@@ -86,7 +86,9 @@ func (l *loader) expandWorkers(blocks hcl2.Blocks) []*workerBlock {
 			}
 			if declared {
 				delete(l.blocks["worker"], w.label) // the block's name is no worker's
-				pools[w.label] = b.LabelRanges[0]
+				if !l.o.Accepted {
+					pools[w.label] = b.LabelRanges[0]
+				}
 			}
 			if again {
 				w.names = nil // they are those of the other block

@@ -157,7 +157,13 @@ func (m *master) parse(snap store.ConfigSnapshot) (*hcl.Config, error) {
 	if dir == "" {
 		dir = m.o.ConfigDir
 	}
-	return parseText(m.o.Hcl, dir, snap.Files, snap.Variables, fmt.Sprintf("the configuration of generation %d", snap.Generation))
+	return parseStored(m.o.Hcl, dir, snap.Files, snap.Variables, fmt.Sprintf("the configuration of generation %d", snap.Generation))
+}
+
+// parseStored is parseText for a text that was in force: what is wrong with it by newer rules only is no reason to leave its instances and builds alone.
+func parseStored(o hcl.Options, dir string, files map[string][]byte, variables map[string]string, what string) (*hcl.Config, error) {
+	o.Accepted = true
+	return parseText(o, dir, files, variables, what)
 }
 
 // parseText makes a configuration from text that was read elsewhere or before. Sensitive variables are never part of such text: they come from this process's

@@ -246,7 +246,7 @@ func remembered(ctx context.Context, o Options, h *house, in *plan.Input) (*core
 	last, err := r.LatestConfig(ctx)
 	switch {
 	case err == nil:
-		if in.Old, err = parseText(o.Hcl, cmp.Or(last.Directory, o.ConfigDir), last.Files, last.Variables, fmt.Sprintf("the configuration of generation %d", last.Generation)); err != nil {
+		if in.Old, err = parseStored(o.Hcl, cmp.Or(last.Directory, o.ConfigDir), last.Files, last.Variables, fmt.Sprintf("the configuration of generation %d", last.Generation)); err != nil {
 			return nil, err
 		}
 		in.Base = last.Generation

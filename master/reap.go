@@ -117,6 +117,7 @@ func (r *Reaper) takeState(ctx context.Context, o ReapOptions) error {
 		return fmt.Errorf("the state remembers no configuration (name its directory with -config): %w", err)
 	}
 	h := o.Hcl
+	h.Accepted = true
 	if h.Stored, h.Dir = snap.Variables, snap.Directory; h.Stored == nil {
 		h.Stored = map[string]string{}
 	}
