@@ -53,17 +53,19 @@ func ownDisk(d *libvirtxml.Domain, target string) (int, error) {
 		if disk.Target != nil {
 			dev = disk.Target.Dev
 		}
-		if disk.Device != "" && disk.Device != "disk" || disk.ReadOnly != nil || disk.Shareable != nil {
+		if disk.Device == "cdrom" || disk.Device == "floppy" || disk.ReadOnly != nil || disk.Shareable != nil {
 			continue
 		}
 		names = append(names, dev)
-		if target == "" || dev == target {
+		if disk.Device != "lun" && (target == "" || dev == target) {
 			found = i
 		}
 	}
 	switch {
 	case len(names) == 0:
 		return 0, errors.New("it has no disk that a guest writes to: there is nothing to boot a clone from")
+	case found < 0 && target == "":
+		return 0, fmt.Errorf("the disk that it writes to (%s) is one of the host's, passed through: no clone can take its place", strings.Join(names, ", "))
 	case found < 0:
 		return 0, fmt.Errorf("it has no disk %q that a guest writes to; there are %s", target, strings.Join(names, ", "))
 	case len(names) > 1:
@@ -93,9 +95,16 @@ func diskSource(d *libvirtxml.Domain, target string) (pool, name, file string) {
 
 // define makes the domain of an instance, of a template or, if that is nil, of its spec alone. The template is not changed.
 func (g *guest) define(template *libvirtxml.Domain) (string, error) {
-	d := template
-	if d == nil {
-		d = g.plain()
+	d := g.plain()
+	if template != nil { // a copy: another guest, such as the template whose memory is saved, is made from it at the same time
+		text, err := template.Marshal()
+		if err != nil {
+			return "", err
+		}
+		d = &libvirtxml.Domain{}
+		if err := d.Unmarshal(text); err != nil {
+			return "", err
+		}
 	}
 	d.ID, d.Name, d.UUID = nil, domainName(g.key), uuidOf(g.key)
 	if d.Type == "" {
