@@ -139,6 +139,7 @@ func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m 
 		}
 		g.tags.Fast, g.tags.Agent = false, ""
 		if left := p.scrap(l, g, m); left != nil {
+			p.templates.forget(g.key) // if it runs on, the next call tells it who it is
 			return false, providers.Errorf(providers.Unknown, "create", "host %s: restore from memory: %w; and what is left of it: %w", h.Name, err, left)
 		}
 	}
@@ -152,7 +153,7 @@ func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m 
 func (p *provider) scrap(l link, g *guest, m *materials) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	if err := l.Destroy(ctx, domainName(g.key)); err != nil {
+	if err := p.pullPlug(ctx, l, g.key); err != nil {
 		return err
 	}
 	left, err := p.volumesOf(ctx, l, m.pool, g.key)
@@ -160,6 +161,18 @@ func (p *provider) scrap(l link, g *guest, m *materials) error {
 		err = errors.Join(err, l.DeleteVolume(ctx, v.Pool, v.Name))
 	}
 	return err
+}
+
+// pullPlug ends the machine of a guest of ours. Somebody else's domain that has taken its name is left alone.
+func (p *provider) pullPlug(ctx context.Context, l link, key providers.Key) error {
+	d, err := l.Domain(ctx, domainName(key))
+	switch {
+	case err != nil:
+		return unless(noDomain, err)
+	case d.Tags == nil || d.Tags.Owner != p.owner || d.Tags.Key != key:
+		return nil
+	}
+	return l.Destroy(ctx, d.Name)
 }
 
 // undo removes the volumes of a create that has certainly failed. Where that is not certain, they stay: the domain may run from them.
@@ -424,5 +437,5 @@ func agentSettings(req providers.CreateRequest) ([]byte, error) {
 		OrphanSeconds int64  `json:"orphan_seconds,omitempty"`
 		OnEnd         string `json:"on_end,omitempty"`
 		CAPEM         string `json:"ca_pem,omitempty"`
-	}{req.Agent.Master, req.Agent.Name, req.Agent.Token.Reveal(), string(req.Key), int64(req.Agent.Orphan / time.Second), "poweroff", string(req.Agent.TLSRoot)})
+	}{req.Agent.Master, req.Agent.Name, req.Agent.Token.Reveal(), string(req.Key), int64((req.Agent.Orphan + time.Second - 1) / time.Second), "poweroff", string(req.Agent.TLSRoot)})
 }

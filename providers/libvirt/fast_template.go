@@ -37,7 +37,7 @@ func (p *provider) makeTemplate(ctx context.Context, l link, g *guest, m *materi
 	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
-		err = errors.Join(err, l.Destroy(clean, domainName(g.key)))
+		err = errors.Join(err, p.pullPlug(clean, l, g.key))
 		if err != nil {
 			err = errors.Join(err, l.DeleteVolume(clean, m.pool, disk), l.DeleteVolume(clean, m.pool, save))
 		}
@@ -93,8 +93,11 @@ func untilSaid(ctx context.Context, l link, name, text string) error {
 	defer cancel()
 	w := &watcher{text: text, found: cancel}
 	err := l.Console(ctx, name, w)
-	if w.seen {
+	switch {
+	case w.seen:
 		return nil
+	case err == nil:
+		err = errors.New("its machine has ended")
 	}
 	return fmt.Errorf("the image's agent does not wait for an order (%w); its console ends with:\n%s", err, lastLines(w.said.String(), 10))
 }
