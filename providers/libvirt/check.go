@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/rouse-ci/rouse/providers"
 )
@@ -24,9 +25,15 @@ func (p *provider) Check(ctx context.Context, specs []any) (found []providers.Fi
 			add(true, i, "", "Not a specification of this provider", "It is a %T.", spec)
 		}
 	}
+	links, errs := make([]link, len(p.hosts)), make([]error, len(p.hosts))
+	var all sync.WaitGroup
+	for i, h := range p.hosts { // at once: one that does not answer takes its time
+		all.Go(func() { links[i], errs[i] = h.link(ctx) })
+	}
+	all.Wait()
 	reached := 0
-	for _, h := range p.hosts {
-		l, err := h.link(ctx)
+	for i, h := range p.hosts {
+		l, err := links[i], errs[i]
 		if err != nil {
 			add(kindOf(err) == noLibrary || kindOf(err) == denied, -1, p.attrOf(h, "uri"), "No connection to host "+h.Name, "%s: %s.%s", h.URI, err, advice(err))
 			continue
@@ -130,7 +137,7 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 	if s.Fast && !mayRelabel(n.Libvirt) {
 		add(false, i, "fast", "Instances will boot", "They can be restored from memory with libvirt %s only; host %s has %s.", strings.Join(relabelled, "x, ")+"x", h.Name, n.Libvirt)
 	}
-	if used := p.records.users(m.base.Path, m.base.fingerprint()); used > 0 && s.Clone == "overlay" {
+	if used := p.records.users(h.Name, m.base.Path, m.base.fingerprint()); used > 0 && s.Clone == "overlay" {
 		add(false, i, "base_image", "The base image has changed", "%d instances on host %s depend on what %s was before. Until they have ended, no instance is made.", used, h.Name, m.base.Path)
 	}
 }

@@ -39,7 +39,7 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 	if rec.Ended {
 		return providers.Instance{Key: req.Key, Worker: req.Worker, State: providers.Gone, Detail: "its end was asked for"}, nil
 	}
-	f, err := p.find(ctx, "create", req.Key) // an earlier call may have gone through
+	f, err := p.find(ctx, "create", req.Key, req.Place) // an earlier call may have gone through
 	switch {
 	case err != nil && (len(p.hosts) == 1 || rec.Host != ""):
 		return providers.Instance{}, err
@@ -82,7 +82,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 	if err != nil {
 		return in, err
 	}
-	if n := p.records.users(m.base.Path, m.base.fingerprint()); n > 0 && spec.Clone == "overlay" {
+	if n := p.records.users(h.Name, m.base.Path, m.base.fingerprint()); n > 0 && spec.Clone == "overlay" {
 		return in, providers.Errorf(providers.BadConfig, "create",
 			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
 	}

@@ -130,12 +130,14 @@ type found struct {
 	foreign bool // the domain of its name is somebody else's
 }
 
-// find looks for an instance: on the host that its record names, or else on all. An error means that somebody could not be asked, so that absence
-// would prove nothing.
-func (p *provider) find(ctx context.Context, op string, key providers.Key) (*found, error) {
+// find looks for an instance: on the host that its record names, or else where the caller has placed it, or else on all. An error means that somebody could
+// not be asked, so that absence would prove nothing.
+func (p *provider) find(ctx context.Context, op string, key providers.Key, place string) (*found, error) {
 	hosts := p.hosts
 	rec, known := p.records.load(key)
 	if h := p.hostNamed(rec.Host); known && h != nil {
+		hosts = []*host{h}
+	} else if h := p.hostNamed(place); h != nil {
 		hosts = []*host{h}
 	}
 	for _, h := range hosts {
@@ -203,7 +205,7 @@ func (p *provider) Get(ctx context.Context, key providers.Key) (providers.Instan
 	if !key.Valid() {
 		return providers.Instance{}, providers.Errorf(providers.NotFound, "get", "%q is no key", key)
 	}
-	f, err := p.find(ctx, "get", key)
+	f, err := p.find(ctx, "get", key, "")
 	if err != nil {
 		return providers.Instance{}, err
 	}
@@ -320,7 +322,7 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 		return err
 	}
 	defer unlock()
-	f, err := p.find(ctx, "destroy", key)
+	f, err := p.find(ctx, "destroy", key, "")
 	if err != nil {
 		return err
 	}

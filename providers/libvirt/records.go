@@ -170,12 +170,12 @@ func (r *records) on(host string) (keys []providers.Key) {
 	return keys
 }
 
-// users counts the instances, not ended, whose disks are clones of a base at this path with another content than the one given.
-func (r *records) users(base, fingerprint string) (n int) {
+// users counts the instances of a host, not ended, whose disks are clones of a base at this path with another content than the one given.
+func (r *records) users(host, base, fingerprint string) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, rec := range r.all {
-		if !rec.Ended && rec.Image != fingerprint && strings.HasPrefix(rec.Image, base+"@") {
+		if rec.Host == host && !rec.Ended && rec.Image != fingerprint && strings.HasPrefix(rec.Image, base+"@") {
 			n++
 		}
 	}

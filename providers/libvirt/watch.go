@@ -48,19 +48,28 @@ func (w *watchers) tell(key providers.Key) {
 // everything of a host counts as changed when it is back.
 func (p *provider) Watch(ctx context.Context, changed func(providers.Key)) error {
 	defer p.watchers.add(changed)()
+	until, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(p.ctx, stop)()
+	var all sync.WaitGroup
+	for _, h := range p.hosts {
+		all.Go(func() { h.stayConnected(until) })
+	}
+	all.Wait()
+	return ctx.Err()
+}
+
+// stayConnected dials a host whose connection has broken until it has one again, for as long as ctx lasts.
+func (h *host) stayConnected(ctx context.Context) {
 	tick := time.NewTicker(reconnect)
 	defer tick.Stop()
 	for {
-		for _, h := range p.hosts {
-			if h.isLost() {
-				_, _ = h.link(ctx) // it waits between two attempts, and says why it fails
-			}
+		if h.isLost() {
+			_, _ = h.link(ctx) // it waits between two attempts, and says why it fails
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 	}
