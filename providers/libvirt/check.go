@@ -103,7 +103,7 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 	if s.template("") == "" && s.XML == "" && s.image() == "" {
 		return // the worker's name says which domain; only a create knows it
 	}
-	m, err := p.materials(ctx, l, h, "", s)
+	m, err := p.materials(ctx, l, h, "", s, false)
 	if err != nil {
 		var e *providers.Error
 		text, attr := err.Error(), attrFor(s)
@@ -113,7 +113,8 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 		if a := (*attrError)(nil); errors.As(err, &a) {
 			attr = a.attr
 		}
-		add(providers.ClassOf(err) == providers.BadConfig, i, attr, "This instance can not be made on host "+h.Name, "%s.", strings.TrimSuffix(text, "."))
+		bad := providers.ClassOf(err) == providers.BadConfig
+		add(bad, i, attr, map[bool]string{true: "This instance can not be made on host ", false: "Not all can be seen of what this instance needs on host "}[bad]+h.Name, "%s.", strings.TrimSuffix(text, "."))
 		return
 	}
 	limit := h.Memory
@@ -188,7 +189,7 @@ func (p *provider) Resolve(ctx context.Context, spec any) ([]providers.Resolved,
 		if err != nil {
 			return nil, classify("resolve", h.Name, err)
 		}
-		m, err := p.materials(ctx, l, h, "", s)
+		m, err := p.materials(ctx, l, h, "", s, false)
 		if err != nil {
 			return nil, err
 		}

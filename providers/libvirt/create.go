@@ -78,7 +78,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 	if err != nil {
 		return in, classify("create", h.Name, err)
 	}
-	m, err := p.materials(ctx, l, h, req.Worker, spec)
+	m, err := p.materials(ctx, l, h, req.Worker, spec, true)
 	if err != nil {
 		return in, err
 	}
@@ -206,8 +206,8 @@ type materials struct {
 	memory         int64
 }
 
-// materials finds the template, the base image and the kernel on a host.
-func (p *provider) materials(ctx context.Context, l link, h *host, worker string, spec Spec) (*materials, error) {
+// materials finds the template, the base image and the kernel on a host. A directory in which one of them is becomes a pool if mayMake says so.
+func (p *provider) materials(ctx context.Context, l link, h *host, worker string, spec Spec, mayMake bool) (*materials, error) {
 	m := &materials{pool: p.cfg.Pool, machine: spec.Type, vcpus: spec.VCPUs, memory: spec.Memory}
 	bad := func(format string, args ...any) error {
 		return providers.Errorf(providers.BadConfig, "create", format, args...)
@@ -245,9 +245,9 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		}
 	}
 	if spec.HDImage != "" && spec.BaseImage != "" && path.IsAbs(spec.HDImage) {
-		pool, err := l.PoolOf(ctx, path.Dir(spec.HDImage))
+		pool, err := poolOf(ctx, l, h, spec.HDImage, mayMake)
 		if err != nil {
-			return nil, classify("create", h.Name, err)
+			return nil, err
 		}
 		m.pool, m.dir = pool, path.Dir(spec.HDImage)
 	}
@@ -255,7 +255,7 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		return nil, bad("the disk of worker %s points at nothing: say base_image", worker)
 	}
 	var err error
-	if m.base, err = lookUp(ctx, l, h, basePool, baseName, baseFile); err != nil {
+	if m.base, err = lookUp(ctx, l, h, basePool, baseName, baseFile, mayMake); err != nil {
 		return nil, err
 	}
 	switch m.base.Format {
@@ -272,7 +272,7 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		}
 		*f.to = f.name
 		if !path.IsAbs(f.name) {
-			v, err := lookUp(ctx, l, h, p.cfg.Pool, f.name, "")
+			v, err := lookUp(ctx, l, h, p.cfg.Pool, f.name, "", mayMake)
 			if err != nil {
 				return nil, &attrError{f.attr, err}
 			}
@@ -327,15 +327,30 @@ func size(d *libvirtxml.Domain) (vcpus int, memory int64) {
 	return vcpus, memory
 }
 
-// lookUp finds a volume by its name in a pool or by its path, whose directory becomes a pool if it is none yet.
-func lookUp(ctx context.Context, l link, h *host, pool, name, file string) (volume, error) {
+// poolOf finds the pool of a file's directory.
+func poolOf(ctx context.Context, l link, h *host, file string, mayMake bool) (string, error) {
+	pool, err := l.PoolOf(ctx, path.Dir(file), mayMake)
+	var refused *linkError
+	switch {
+	case err == nil:
+		return pool, nil
+	case !mayMake && kindOf(err) == noPool:
+		return "", providers.Errorf(providers.Transient, "create", "host %s: %w; the first create makes the directory of %s a pool, and only then it can be seen what is there", h.Name, err, file)
+	case errors.As(err, &refused) && refused.Kind == failed:
+		return "", providers.Errorf(providers.BadConfig, "create", "host %s: %s is in no storage pool, and its directory cannot become one: %w", h.Name, file, err)
+	}
+	return "", classify("create", h.Name, err)
+}
+
+// lookUp finds a volume by its name in a pool or by its path (see poolOf).
+func lookUp(ctx context.Context, l link, h *host, pool, name, file string, mayMake bool) (volume, error) {
 	if file != "" {
 		if v, err := l.VolumeByPath(ctx, file); err == nil {
 			return v, nil
 		}
 		var err error
-		if pool, err = l.PoolOf(ctx, path.Dir(file)); err != nil {
-			return volume{}, providers.Errorf(providers.BadConfig, "create", "host %s: %s is in no storage pool, and its directory cannot become one: %w", h.Name, file, err)
+		if pool, err = poolOf(ctx, l, h, file, mayMake); err != nil {
+			return volume{}, err
 		}
 		name = path.Base(file)
 	}

@@ -29,7 +29,8 @@ type fakeHost struct {
 	calls   map[string]int
 	sent    map[string][]byte // by domain
 	links   []*fakeLink
-	poolIs  *pool // what Pool answers; nil: all is well
+	poolIs  *pool           // what Pool answers; nil: all is well
+	dirs    map[string]bool // directories that are no pools yet
 }
 
 type fakeDomain struct {
@@ -318,11 +319,21 @@ func (l *fakeLink) Pool(ctx context.Context, name string) (p pool, err error) {
 	return pool{Name: name, Active: true, Path: "/pool"}, nil
 }
 
-func (l *fakeLink) PoolOf(_ context.Context, dir string) (string, error) {
-	l.h.mu.Lock()
-	defer l.h.mu.Unlock()
+func (l *fakeLink) PoolOf(ctx context.Context, dir string, mayMake bool) (name string, err error) {
+	leave, err := l.enter(ctx, "PoolOf")
+	if err != nil {
+		return "", err
+	}
+	defer leave(&err)
 	if dir == "/pool" {
 		return "default", nil
+	}
+	if !mayMake {
+		return "", &linkError{noPool, "no pool over " + dir}
+	}
+	if l.h.dirs[dir] {
+		l.h.pools["rouse-of"+dir] = map[string]volume{}
+		return "rouse-of" + dir, nil
 	}
 	return "", &linkError{failed, "no directory " + dir}
 }

@@ -31,8 +31,8 @@ type link interface {
 	NetworkHost(ctx context.Context, name string, add bool, mac, host, ip string) error // a DHCP entry of a live network
 
 	Pool(ctx context.Context, name string) (pool, error)
-	PoolOf(ctx context.Context, dir string) (string, error) // the name of the pool over a directory of the host; made (not persistent) if there is none
-	Refresh(ctx context.Context, pool string) error         // looks at the directory again: somebody may have copied an image there
+	PoolOf(ctx context.Context, dir string, mayMake bool) (string, error) // the name of the active pool over a directory of the host; if there is none, it is made (not persistent) or noPool
+	Refresh(ctx context.Context, pool string) error                       // looks at the directory again: somebody may have copied an image there
 	Volumes(ctx context.Context, pool string) ([]volume, error)
 	Volume(ctx context.Context, pool, name string) (volume, error)
 	VolumesNamed(ctx context.Context, pool string, names []string) ([]volume, error) // those of them that are there

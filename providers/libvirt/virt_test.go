@@ -143,7 +143,10 @@ func TestDriverKeepsVolumes(t *testing.T) {
 	if all, err := l.Volumes(ctx, "images"); err != nil || len(all) != 1 {
 		t.Errorf("%+v, %v", all, err)
 	}
-	if name, err := l.PoolOf(ctx, "/elsewhere/here"); err != nil || name != "rouse-elsewhere-here" {
+	if name, err := l.PoolOf(ctx, "/elsewhere/here", false); kindOf(err) != noPool {
+		t.Errorf("the pool that is not to be made: %q, %v", name, err)
+	}
+	if name, err := l.PoolOf(ctx, "/elsewhere/here", true); err != nil || name != "rouse-elsewhere-here" {
 		t.Errorf("the pool of another directory: %q, %v", name, err)
 	}
 }

@@ -50,16 +50,24 @@ func (l *conn) Pool(ctx context.Context, name string) (pool, error) {
 	})
 }
 
-func (l *conn) PoolOf(ctx context.Context, dir string) (string, error) {
+func (l *conn) PoolOf(ctx context.Context, dir string, mayMake bool) (string, error) {
 	return do(ctx, l, func() (string, error) {
 		if p, err := l.c.LookupStoragePoolByTargetPath(dir); err == nil {
 			defer p.Free() //nolint:errcheck // a reference of ours
 			if on, err := p.IsActive(); err == nil && !on {
+				if !mayMake {
+					return "", &linkError{noPool, "the storage pool over " + dir + " is not active"}
+				}
 				if err := p.Create(0); err != nil {
 					return "", err
 				}
 			}
 			return p.GetName()
+		} else if kind := translate(err).Kind; kind != noPool && kind != unsupported { // old drivers cannot look that way
+			return "", err
+		}
+		if !mayMake {
+			return "", &linkError{noPool, "there is no storage pool over " + dir}
 		}
 		x := &libvirtxml.StoragePool{Type: "dir", Name: "rouse-" + strings.ReplaceAll(strings.Trim(path.Clean(dir), "/"), "/", "-"),
 			Target: &libvirtxml.StoragePoolTarget{Path: dir}}
