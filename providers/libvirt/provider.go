@@ -178,7 +178,7 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, rec r
 	}
 	f.volumes, err = p.volumesOf(ctx, l, pool, key)
 	if err != nil && kindOf(err) == noPool && rec.Dir != "" { // a pool that we made is forgotten when its host starts anew; its files are not
-		if pool, err = l.PoolOf(ctx, rec.Dir); err == nil {
+		if pool, err = l.PoolOf(ctx, rec.Dir, !p.readOnly); err == nil {
 			f.volumes, err = p.volumesOf(ctx, l, pool, key)
 		}
 	}
@@ -322,6 +322,9 @@ func (p *provider) Destroy(ctx context.Context, key providers.Key) error {
 		return err
 	}
 	defer unlock()
+	if err := p.records.askedAgain(key); err != nil {
+		return providers.Errorf(providers.Transient, "destroy", "remember that the end of %s is asked for: %w", key, err)
+	}
 	f, err := p.find(ctx, "destroy", key, "")
 	if err != nil {
 		return err

@@ -26,6 +26,15 @@ type record struct {
 	At      time.Time
 	Ended   bool
 	EndedAt time.Time
+	AskedAt time.Time `json:",omitzero"` // when its end was asked for again, long after: it is not proven yet
+}
+
+// lastAsked is when its end was asked for, to within half of keepEnded.
+func (r record) lastAsked() time.Time {
+	if r.AskedAt.After(r.EndedAt) {
+		return r.AskedAt
+	}
+	return r.EndedAt
 }
 
 // keepEnded is how long the end of a key is remembered. A key is never used again; only a call that is still on its way could ask for it.
@@ -75,7 +84,7 @@ func (r *records) tidy() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, rec := range r.all {
-		if rec.Ended && time.Since(rec.EndedAt) > keepEnded && os.Remove(r.file(k)) == nil {
+		if rec.Ended && time.Since(rec.lastAsked()) > keepEnded && os.Remove(r.file(k)) == nil {
 			delete(r.all, k)
 		}
 	}
@@ -141,6 +150,16 @@ func (r *records) end(k providers.Key) error {
 		return err
 	}
 	rec.Ended, rec.EndedAt = true, time.Now()
+	return r.save(k, rec)
+}
+
+// askedAgain keeps the record of a key whose end is still asked for: it says where the instance's volumes are.
+func (r *records) askedAgain(k providers.Key) error {
+	rec, ok := r.load(k)
+	if !ok || !rec.Ended || time.Since(rec.lastAsked()) < keepEnded/2 {
+		return nil
+	}
+	rec.AskedAt = time.Now()
 	return r.save(k, rec)
 }
 

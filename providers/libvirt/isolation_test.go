@@ -1,0 +1,341 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/rouse-ci/rouse/providers"
+)
+
+// What must never be shared: between two guests, between a guest and its template, between ours and somebody else's, between one host and another.
+
+const small = `<domain type='qemu'><name>x</name><memory unit='MiB'>128</memory><os><type>hvm</type></os><sysinfo type='smbios'><oemStrings><entry>its own</entry></oemStrings></sysinfo>
+<devices><disk type='file' device='disk'><source file='/pool/base.qcow2'/><target dev='vda'/></disk><interface type='network'><source network='default'/></interface></devices></domain>`
+
+// saidIn are the OEM strings and the disk of a definition.
+func saidIn(t *testing.T, text string) (oem []string, disk string) {
+	t.Helper()
+	d := &libvirtxml.Domain{}
+	if err := d.Unmarshal(text); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range d.SysInfo {
+		if s.SMBIOS != nil && s.SMBIOS.OEMStrings != nil {
+			oem = append(oem, s.SMBIOS.OEMStrings.Entry...)
+		}
+	}
+	return oem, d.Devices.Disks[0].Source.File.File
+}
+
+func TestAnInstanceAndTheTemplateThatIsMadeMeanwhileHaveNothingOfEachOther(t *testing.T) {
+	t.Parallel()
+	for name, spec := range map[string]Spec{"xml": {XML: small, Clone: "overlay", Identity: BySMBIOS, Fast: true}, "domain": {Domain: "golden", Clone: "overlay", Identity: BySMBIOS, Fast: true}} {
+		h := newFakeHost()
+		h.domains["golden"] = &fakeDomain{domain: domain{Name: "golden", Power: powerOff, XML: small}, stopped: make(chan struct{})}
+		p := opened(t, t.TempDir(), config(), h.dial)
+		if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := (&fakeLink{h: h}).Domain(t.Context(), "rouse-me-w1-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if oem, disk := saidIn(t, d.XML); len(oem) != 2 || oem[0] != "its own" || !strings.HasPrefix(oem[1], "rouse.agent=") || disk != "/pool/"+volumeName(me, "me-w1-1", diskSuffix) {
+			t.Errorf("%s: the instance has the strings %v and the disk %s", name, oem, disk)
+		}
+		ended(t, p, "me-w1-1")
+		save := ""
+		eventually(t, func() bool {
+			p.templates.mu.Lock()
+			defer p.templates.mu.Unlock()
+			for _, m := range p.templates.all {
+				save = m.save.Path
+			}
+			return save != ""
+		})
+		h.mu.Lock()
+		s, err := readSaved(strings.NewReader(string(h.content[save])))
+		h.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if oem, disk := saidIn(t, s.xml); len(oem) != 2 || oem[1] != "rouse.wait="+orderPort || !strings.Contains(disk, templateMark) || strings.Contains(s.xml, "me-w1-1") {
+			t.Errorf("%s: the template has the strings %v and the disk %s: %s", name, oem, disk, s.xml)
+		}
+	}
+}
+
+func eventually(t *testing.T, so func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(10 * time.Second); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("it does not come to that")
+		}
+	}
+}
+
+func TestAForeignDomainInTheWayOfARestoreIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	taken := false
+	h.mu.Lock()
+	h.hook = func(call string, _ int) (error, bool) { // somebody takes the name a moment before
+		if call == "Start" && !taken {
+			taken = true
+			h.domains["rouse-me-w1-2"] = &fakeDomain{domain: domain{Name: "rouse-me-w1-2", Power: powerOn, Persistent: true}, stopped: make(chan struct{})}
+		}
+		return nil, false
+	}
+	h.mu.Unlock()
+	if _, err := p.Create(t.Context(), asked("me-w1-2", spec)); err == nil {
+		t.Error("made under somebody's name")
+	}
+	h.mu.Lock()
+	h.hook = nil
+	h.mu.Unlock()
+	ended(t, p, "me-w1-2")
+	d, err := (&fakeLink{h: h}).Domain(t.Context(), "rouse-me-w1-2")
+	if err != nil || d.Tags != nil {
+		t.Errorf("somebody's domain: %+v, %v", d, err)
+	}
+	if left := h.left(); len(left) != 2 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestARestoredGuestThatCouldBeNeitherToldNorScrappedIsToldByTheNextCall(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	h.mu.Lock()
+	h.fail["Send"], h.fail["Destroy"] = &linkError{failed, "no"}, &linkError{failed, "no"}
+	h.mu.Unlock()
+	if _, err := p.Create(t.Context(), asked("me-w1-2", spec)); providers.ClassOf(err) != providers.Unknown {
+		t.Fatalf("%v", err)
+	}
+	h.mu.Lock()
+	clear(h.fail)
+	h.mu.Unlock()
+	if in, err := p.Create(t.Context(), asked("me-w1-2", spec)); err != nil || in.State != providers.Running {
+		t.Fatalf("%+v, %v", in, err)
+	}
+	h.mu.Lock()
+	said := string(h.sent["rouse-me-w1-2"])
+	h.mu.Unlock()
+	if !strings.Contains(said, "the-token") {
+		t.Errorf("it runs and was told %q", said)
+	}
+	ended(t, p, "me-w1-2")
+}
+
+func TestHostsMayHaveBaseImagesOfDifferentAge(t *testing.T) {
+	t.Parallel()
+	a, b, p := twoHosts(t)
+	v := b.pools["default"]["base.qcow2"]
+	v.Changed = "2" // the same image, copied there later
+	b.pools["default"]["base.qcow2"] = v
+	for key, place := range map[providers.Key]string{"me-w1-1": "a", "me-w2-1": "b"} {
+		req := asked(key, good())
+		req.Place = place
+		if _, err := p.Create(t.Context(), req); err != nil {
+			t.Errorf("on %s: %v", place, err)
+		}
+	}
+	if a.count() != 1 || b.count() != 1 {
+		t.Errorf("%d guests on a, %d on b", a.count(), b.count())
+	}
+}
+
+// hangs is a dialer of two hosts, one of which does not answer before the dial is given up.
+func hangs(up *fakeHost, hung func() error) dialer {
+	return func(ctx context.Context, uri string, event func(event), lost func(error)) (link, error) {
+		if uri == "fake://dead" {
+			if err := hung(); err != nil {
+				return nil, err
+			}
+			<-ctx.Done()
+			return nil, &linkError{unreachable, "no connection in time"}
+		}
+		return up.dial(ctx, uri, event, lost)
+	}
+}
+
+func TestCreateDoesNotWaitForAHostThatIsNotMeant(t *testing.T) {
+	t.Parallel()
+	up := newFakeHost()
+	cfg := config()
+	cfg.Hosts = []Host{{Name: "dead", URI: "fake://dead"}, {Name: "up", URI: "fake://up"}}
+	p := opened(t, t.TempDir(), cfg, hangs(up, func() error { return nil }))
+	req := asked("me-w1-1", good())
+	req.Place = "up"
+	ctx, cancel := context.WithTimeout(t.Context(), dialTimeout/3)
+	defer cancel()
+	if in, err := p.Create(ctx, req); err != nil || in.Place != "up" {
+		t.Errorf("%+v, %v", in, err)
+	}
+}
+
+func TestWatchOfOneHostDoesNotWaitForAnother(t *testing.T) {
+	t.Parallel()
+	up := newFakeHost()
+	cfg := config()
+	cfg.Hosts = []Host{{Name: "dead", URI: "fake://dead"}, {Name: "up", URI: "fake://up"}}
+	var mu sync.Mutex
+	dials := 0
+	p := opened(t, t.TempDir(), cfg, hangs(up, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if dials++; dials == 1 {
+			return &linkError{unreachable, "refused"}
+		}
+		return nil
+	}))
+	req := asked("me-w1-1", good())
+	req.Place = "up"
+	if _, err := p.Create(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.hostNamed("dead").link(t.Context()); err == nil { // so it is one that should be there
+		t.Fatal("it is there")
+	}
+	time.Sleep(firstPause) // after which it is dialled again, and hangs
+	told := make(chan providers.Key, 64)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Watch(ctx, func(k providers.Key) { told <- k }) }()
+	defer func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}()
+	eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return dials == 2 })
+	up.cut()
+	for limit := time.After(dialTimeout * 2 / 3); ; {
+		select {
+		case k := <-told:
+			if k == "me-w1-1" { // it is connected again
+				return
+			}
+		case <-limit:
+			t.Fatal("the connection to the host that is up was not made again")
+		}
+	}
+}
+
+func TestAPreflightMakesNoPool(t *testing.T) {
+	t.Parallel()
+	for _, readOnly := range []bool{true, false} {
+		h := newFakeHost()
+		h.dirs = map[string]bool{"/srv/images": true}
+		p := opened(t, t.TempDir(), config(), h.dial)
+		p.readOnly = readOnly
+		spec := good()
+		spec.BaseImage = "/srv/images/base.qcow2"
+		found := p.Check(t.Context(), []any{spec})
+		if len(found) != 1 || found[0].Fatal || found[0].Attr != "base_image" || !strings.Contains(found[0].Detail, "/srv/images") {
+			t.Errorf("%+v", found)
+		}
+		if _, err := p.Resolve(t.Context(), spec); err == nil || providers.ClassOf(err) == providers.BadConfig {
+			t.Errorf("%v", err)
+		}
+		if len(h.pools) != 1 {
+			t.Errorf("pools: %v", h.pools)
+		}
+	}
+}
+
+func TestATemplateThatEndsAtOnceIsAnErrorToRead(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	h.domains["x"] = &fakeDomain{domain: domain{Name: "x", Power: powerOn}, stopped: make(chan struct{})}
+	close(h.domains["x"].stopped)
+	err := untilSaid(t.Context(), &fakeLink{h: h}, "x", "what it never says")
+	if err == nil || strings.Contains(fmt.Sprint(err), "%!") || !strings.Contains(err.Error(), "booting x") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOrphanTimeIsRoundedUp(t *testing.T) {
+	t.Parallel()
+	req := asked("me-w1-1", good())
+	req.Agent.Orphan = 1500 * time.Millisecond
+	b, err := agentSettings(req)
+	if err != nil || !strings.Contains(string(b), `"orphan_seconds":2,`) {
+		t.Errorf("%s, %v", b, err)
+	}
+}
+
+func TestAPoolIsRememberedForAsLongAsTheEndIsAskedFor(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	if _, err := p.Create(t.Context(), asked("me-w1-1", good())); err != nil {
+		t.Fatal(err)
+	}
+	h.fail["DeleteVolume"] = &linkError{failed, "busy"}
+	if err := p.Destroy(t.Context(), "me-w1-1"); err == nil {
+		t.Fatal("its disk is there")
+	}
+	p.records.mu.Lock()
+	rec := p.records.all["me-w1-1"]
+	p.records.mu.Unlock()
+	rec.EndedAt = rec.EndedAt.Add(-2 * keepEnded)
+	if err := p.records.save("me-w1-1", rec); err != nil {
+		t.Fatal(err)
+	}
+	h.down = &linkError{unreachable, "no"}
+	h.cut()
+	if err := p.Destroy(t.Context(), "me-w1-1"); err == nil || providers.ClassOf(err) == providers.NotFound {
+		t.Fatalf("%v", err)
+	}
+	p.records.tidy()
+	if rec, ok := p.records.load("me-w1-1"); !ok || rec.Pool != "default" || rec.Host != "host" {
+		t.Errorf("%+v, %v", rec, ok)
+	}
+}
+
+func TestADiskThatIsPassedThroughIsNotShared(t *testing.T) {
+	t.Parallel()
+	lun := `<disk type='block' device='lun'><source dev='/dev/disk/by-id/x'/><target dev='sda'/></disk>`
+	if _, err := parseDomain(strings.Replace(small, "<interface", lun+"<interface", 1), ""); err == nil || !strings.Contains(err.Error(), "sda") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOnlyADiskThatIsPassedThrough(t *testing.T) {
+	t.Parallel()
+	if _, err := parseDomain(strings.Replace(small, "device='disk'", "device='lun'", 1), ""); err == nil || !strings.Contains(err.Error(), "passed through") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestADirectoryThatCannotBeAPoolEndsTheBuildAndALostConnectionDoesNot(t *testing.T) {
+	t.Parallel()
+	for want, fail := range map[providers.Class]error{providers.BadConfig: nil, providers.Transient: &linkError{unreachable, "no"}, providers.Unknown: context.DeadlineExceeded} {
+		h := newFakeHost()
+		if fail != nil {
+			h.fail["PoolOf"] = fail
+		}
+		p := opened(t, t.TempDir(), config(), h.dial)
+		spec := good()
+		spec.BaseImage = "/nowhere/base.qcow2"
+		if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); providers.ClassOf(err) != want {
+			t.Errorf("%v: %v, want %s", fail, err, want)
+		}
+	}
+}
