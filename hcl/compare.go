@@ -248,16 +248,19 @@ func (c *Config) SensitiveProvider(p *Provider) []string {
 	return c.sensitiveAttrs(c.bodies["provider."+p.Name])
 }
 
-func (c *Config) sensitiveAttrs(body hcl2.Body) []string {
+func (c *Config) sensitiveAttrs(body hcl2.Body) []string { return attrsWhere(body, c.madeFromSecrets) }
+
+// attrsWhere returns the attributes of a block and of the blocks in it, by dotted path, with expressions of some kind.
+func attrsWhere(body hcl2.Body, is func(hcl2.Expression) bool) []string {
 	var out []string
 	switch b := body.(type) {
 	case nil:
 	case *hclsyntax.Body:
-		out = c.sensitiveIn(out, "", b, 0)
+		out = attrsIn(out, "", b, 0, is)
 	default: // JSON, whose nested blocks are objects
 		attrs, _ := body.JustAttributes()
 		for name, a := range attrs {
-			if c.madeFromSecrets(a.Expr) {
+			if is(a.Expr) {
 				out = append(out, name)
 			}
 		}
@@ -266,17 +269,17 @@ func (c *Config) sensitiveAttrs(body hcl2.Body) []string {
 	return out
 }
 
-func (c *Config) sensitiveIn(out []string, prefix string, b *hclsyntax.Body, depth int) []string {
+func attrsIn(out []string, prefix string, b *hclsyntax.Body, depth int, is func(hcl2.Expression) bool) []string {
 	if depth > maxNesting {
 		return out
 	}
 	for name, a := range b.Attributes {
-		if c.madeFromSecrets(a.Expr) {
+		if is(a.Expr) {
 			out = append(out, prefix+name)
 		}
 	}
 	for _, block := range b.Blocks {
-		out = c.sensitiveIn(out, prefix+block.Type+".", block.Body, depth+1)
+		out = attrsIn(out, prefix+block.Type+".", block.Body, depth+1, is)
 	}
 	return out
 }
@@ -349,4 +352,33 @@ func canonicalText(s string) (out []token, ok bool) {
 		out = append(out, token{t.Type, string(t.Bytes)})
 	}
 	return out, true
+}
+
+// SoundProviders returns the providers whose blocks are as they were meant, also where something else in the text is wrong, such as a variable that has no
+// value any more: who must end their instances needs no more of the text than them.
+func (c *Config) SoundProviders() []Provider {
+	var out []Provider
+	for i := range c.Providers {
+		if p := &c.Providers[i]; !c.unsound[p.Name] && len(attrsWhere(c.bodies["provider."+p.Name], c.madeFromUnknown)) == 0 {
+			out = append(out, *p)
+		}
+	}
+	return out
+}
+
+// madeFromUnknown says whether an expression names a variable or a local value that nobody knows.
+func (c *Config) madeFromUnknown(e hcl2.Expression) bool {
+	for _, t := range e.Variables() {
+		v, ok := c.root(t.RootName())
+		if name, named := stepName(second(t)); ok && named {
+			v, ok = attribute(v, name)
+		}
+		if !ok {
+			return true
+		}
+		if v, _ = v.UnmarkDeep(); !v.IsWhollyKnown() {
+			return true
+		}
+	}
+	return false
 }

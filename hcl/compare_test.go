@@ -126,3 +126,36 @@ func TestExpressionsKnowWhatOfTheConfigurationTheyUse(t *testing.T) {
 		t.Errorf("pool %q", a.Workers[0].Pool)
 	}
 }
+
+// TestProvidersAreSoundIfNothingIsWrongOrUnknownInTheirBlocks: what is guessed in one would be another place.
+func TestProvidersAreSoundIfNothingIsWrongOrUnknownInTheirBlocks(t *testing.T) {
+	t.Parallel()
+	const text = `
+variable "there" {}
+variable "here" { default = "x" }
+locals {
+  far  = var.there
+  near = var.here
+}
+provider "test" "a" { region = "x" }
+provider "test" "b" { region = local.near }
+provider "test" "c" { region = local.far }
+provider "test" "d" { region = "x${var.there}" }
+provider "test" "e" { region = var.missing }
+provider "test" "f" { regionn = "x" }
+provider "none" "g" {}
+provider "test" "h" {}
+provider "test" "h" { region = "x" }
+`
+	cfg, diags := LoadFiles(map[string][]byte{"a.hcl": []byte(text)}, testOptions())
+	if !diags.HasErrors() {
+		t.Fatal("no mistake is found")
+	}
+	var got []string
+	for _, p := range cfg.SoundProviders() {
+		got = append(got, p.Name)
+	}
+	if !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("got %v", got)
+	}
+}

@@ -135,6 +135,7 @@ func newConfig() *Config {
 		Variables: map[string]string{},
 		given:     map[string]string{},
 		bodies:    map[string]hcl2.Body{},
+		unsound:   map[string]bool{},
 		sources:   map[string]*hcl2.File{},
 		Master:    defaultMaster(),
 	}

@@ -17,14 +17,20 @@ import (
 func (l *loader) providerBlocks(blocks hcl2.Blocks) {
 	for _, b := range blocks {
 		kind, name := b.Labels[0], b.Labels[1]
-		l.declare("provider", name, b, 1)
+		if !l.declare("provider", name, b, 1) {
+			l.cfg.unsound[name] = true // which of them is it?
+		}
 		p := Provider{Name: name, Kind: kind, Attrs: ranges(b.Body), Range: b.DefRange}
 		l.cfg.bodies["provider."+name] = b.Body
 		if k, ok := l.o.Kinds[kind]; ok {
 			config, diags := k.DecodeProvider(b.Body, l.base)
 			l.diags = append(l.diags, diags...)
 			p.Config = config
+			if diags.HasErrors() {
+				l.cfg.unsound[name] = true
+			}
 		} else {
+			l.cfg.unsound[name] = true
 			l.errorf(&b.LabelRanges[0], "Unknown kind of provider", "There is no kind of provider %q.%s", kind, didYouMean(kind, sortedKeys(l.o.Kinds)))
 			p.Kind = ""
 		}

@@ -84,3 +84,31 @@ builder "c" {
 		s.down()
 	}
 }
+
+// TestAMachineOfATextThatLacksAVariableNowIsEnded: its provider's block says all that is needed to end it.
+func TestAMachineOfATextThatLacksAVariableNowIsEnded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.o.Hcl.Variables = map[string]string{"password": "word"}
+	s.write(`
+variable "password" {
+  sensitive = true
+}
+variable "place" {
+  default = "here"
+}
+` + strings.Replace(text(`place = var.place`, ""), `step "shell" "s" { command = "true" }`, `step "shell" "s" {
+    command = "true"
+    env     = { P = var.password }
+  }`, 1))
+	s.up()
+	id := s.machine()
+	s.down()
+	s.o.Hcl.Variables = nil
+	s.write(text(`place = "there"`, ""))
+	s.up()
+	if err := s.client.Delete(t.Context(), fmt.Sprintf("/requests/%d", id), nil, new(api.Done)); err != nil {
+		t.Fatal(err)
+	}
+	s.gone()
+}

@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -43,13 +44,12 @@ func (m *master) adopt(ctx context.Context, gen model.Generation, have map[strin
 		if snap.Generation > gen {
 			continue
 		}
-		old, err := m.loadGeneration(ctx, snap.Generation)
+		blocks, err := m.blocksOf(ctx, snap.Generation)
 		if err != nil {
-			m.log.Warn("master: cannot look for a provider in an older configuration", "generation", snap.Generation, "err", err)
-			continue
+			m.log.Warn("master: cannot look for every provider in an older configuration", "generation", snap.Generation, "err", err)
 		}
-		for i := range old.Providers {
-			b := &old.Providers[i]
+		for i := range blocks {
+			b := &blocks[i]
 			handle := m.house.handle(b)
 			if missing[handle] == 0 {
 				continue
@@ -73,6 +73,18 @@ func (m *master) adopt(ctx context.Context, gen model.Generation, have map[strin
 	return found
 }
 
+// blocksOf are the providers of an older configuration. If that cannot be read any more, they are those whose blocks are whole; err says why there may be others.
+func (m *master) blocksOf(ctx context.Context, gen model.Generation) ([]hcl.Provider, error) {
+	cfg, err := m.loadGeneration(ctx, gen)
+	if invalid := (*invalidError)(nil); errors.As(err, &invalid) {
+		return invalid.cfg.SoundProviders(), err
+	}
+	if err != nil {
+		return nil, err
+	}
+	return cfg.Providers, nil
+}
+
 // knownKinds says of which kind the providers of live instances were: the last configuration that named their handle says it, however long ago that was
 // (within lookBack). Whether they can be opened does not matter.
 func (m *master) knownKinds(ctx context.Context, live map[string]int) (map[string]string, error) {
@@ -88,12 +100,11 @@ func (m *master) knownKinds(ctx context.Context, live map[string]int) (map[strin
 		if len(kinds) == len(live) {
 			break
 		}
-		old, err := m.loadGeneration(ctx, snap.Generation)
+		blocks, err := m.blocksOf(ctx, snap.Generation)
 		if err != nil {
-			m.log.Warn("master: cannot look for the kinds of providers in an older configuration", "generation", snap.Generation, "err", err)
-			continue
+			m.log.Warn("master: cannot look for the kinds of all providers in an older configuration", "generation", snap.Generation, "err", err)
 		}
-		for handle, kind := range m.house.kindsOf(old.Providers) {
+		for handle, kind := range m.house.kindsOf(blocks) {
 			if live[handle] > 0 && kinds[handle] == "" {
 				kinds[handle] = kind
 			}
