@@ -4,6 +4,7 @@ package libvirt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -128,7 +129,9 @@ func (l *conn) Console(ctx context.Context, name string, w io.Writer) error {
 		c  *virt.Connect
 		st *virt.Stream
 	}
+	given := make(chan console, 1) // what do did not wait for must be closed all the same
 	open, err := do(ctx, l, func() (out console, err error) {
+		defer func() { given <- out }()
 		if out.c, err = virt.NewConnect(l.uri); err != nil {
 			return out, err
 		}
@@ -144,18 +147,28 @@ func (l *conn) Console(ctx context.Context, name string, w io.Writer) error {
 		}
 		if err != nil {
 			_, _ = out.c.Close()
+			return console{}, err
 		}
-		return out, err
+		return out, nil
 	})
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // of do: the call goes on
+		go func() {
+			if late := <-given; late.c != nil {
+				_ = late.st.Free()
+				_, _ = late.c.Close()
+			}
+		}()
+	}
 	if err != nil {
 		return err
 	}
 	st := open.st
 	defer open.c.Close() //nolint:errcheck // only read
 	defer st.Free()      //nolint:errcheck // a reference of ours
-	ended := make(chan struct{})
-	defer close(ended)
+	ended, over := make(chan struct{}), make(chan struct{})
+	defer func() { close(ended); <-over }() // the stream must not be let go of while it is aborted
 	go func() {
+		defer close(over)
 		select {
 		case <-ctx.Done():
 			_ = st.Abort()
