@@ -28,6 +28,8 @@ test: peers moto ## all tests, a short simulation and the demo; what CI runs
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
 	$(MAKE) --no-print-directory e2e-ec2
+	OPTIONAL=1 $(MAKE) --no-print-directory images-test
+	OPTIONAL=1 $(MAKE) --no-print-directory e2e-libvirt
 	$(MAKE) --no-print-directory demo
 
 peers: ## install the unmodified Buildbot workers that tests attach
