@@ -138,6 +138,9 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 	if s.Fast && !mayRelabel(n.Libvirt) {
 		add(false, i, "fast", "Instances will boot", "They can be restored from memory with libvirt %s only; host %s has %s.", strings.Join(relabelled, "x, ")+"x", h.Name, n.Libvirt)
 	}
+	if s.Fast && hasVariables(m.template) {
+		add(false, i, "fast", "Instances will boot", "The guest's firmware (UEFI) keeps variables in a file: it cannot be restored from a memory that others share. Use one with BIOS.")
+	}
 	if used := p.records.users(h.Name, m.base.Path, m.base.fingerprint()); used > 0 && s.Clone == "overlay" {
 		add(false, i, "base_image", "The base image has changed", "%d instances on host %s depend on what %s was before. Until they have ended, no instance is made.", used, h.Name, m.base.Path)
 	}

@@ -86,7 +86,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 		return in, providers.Errorf(providers.BadConfig, "create",
 			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
 	}
-	rec = record{Worker: req.Worker, Host: h.Name, Pool: m.pool, Dir: m.dir, Image: m.base.fingerprint(), At: time.Now()}
+	rec = record{Worker: req.Worker, Host: h.Name, Pool: m.pool, Dir: m.dir, Image: m.base.fingerprint(), NVRAM: hasVariables(m.template), At: time.Now()}
 	if err := p.records.save(req.Key, rec); err != nil {
 		return in, providers.Errorf(providers.Transient, "create", "remember the place of %s: %w", req.Key, err)
 	}
@@ -156,7 +156,7 @@ func (p *provider) scrap(l link, g *guest, m *materials) error {
 	if err := p.pullPlug(ctx, l, g.key); err != nil {
 		return err
 	}
-	left, err := p.volumesOf(ctx, l, m.pool, g.key)
+	left, err := p.volumesOf(ctx, l, m.pool, g.key, hasVariables(m.template))
 	for _, v := range left {
 		err = errors.Join(err, l.DeleteVolume(ctx, v.Pool, v.Name))
 	}
@@ -182,7 +182,7 @@ func (p *provider) undo(l link, h *host, g *guest, m *materials, err error) erro
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	left, lookErr := p.volumesOf(ctx, l, m.pool, g.key)
+	left, lookErr := p.volumesOf(ctx, l, m.pool, g.key, hasVariables(m.template))
 	for _, v := range left {
 		if delErr := l.DeleteVolume(ctx, v.Pool, v.Name); delErr != nil {
 			lookErr = delErr

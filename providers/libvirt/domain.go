@@ -75,6 +75,15 @@ func ownDisk(d *libvirtxml.Domain, target string) (int, error) {
 	return found, nil
 }
 
+// hasVariables says whether the guest's firmware (UEFI) keeps variables, for which the hypervisor makes a file.
+func hasVariables(d *libvirtxml.Domain) bool {
+	if d == nil || d.OS == nil {
+		return false
+	}
+	l := d.OS.Loader
+	return d.OS.NVRam != nil || (d.OS.Firmware == "efi" || l != nil && l.Type == "pflash") && (l == nil || l.Stateless != "yes")
+}
+
 // diskSource returns what the disk that will be replaced points at: the base image, if the configuration names none.
 func diskSource(d *libvirtxml.Domain, target string) (pool, name, file string) {
 	i, err := ownDisk(d, target)
@@ -137,7 +146,10 @@ func (g *guest) define(template *libvirtxml.Domain) (string, error) {
 		}
 		d.Devices.Interfaces[n].Target = nil // libvirt chooses the host's end
 	}
-	if d.OS != nil && d.OS.NVRam != nil {
+	if hasVariables(d) {
+		if d.OS.NVRam == nil {
+			d.OS.NVRam = &libvirtxml.DomainNVRam{}
+		}
 		d.OS.NVRam.NVRam, d.OS.NVRam.Source = g.nvram, nil
 	}
 	g.console(d)

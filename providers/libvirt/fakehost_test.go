@@ -30,6 +30,7 @@ type fakeHost struct {
 	sent    map[string][]byte // by domain
 	links   []*fakeLink
 	poolIs  *pool           // what Pool answers; nil: all is well
+	files   map[string]bool // what the hypervisor has made beside the volumes: a pool knows of it when it is refreshed
 	dirs    map[string]bool // directories that are no pools yet
 }
 
@@ -39,7 +40,7 @@ type fakeDomain struct {
 }
 
 func newFakeHost() *fakeHost {
-	h := &fakeHost{domains: map[string]*fakeDomain{}, pools: map[string]map[string]volume{"default": {}}, content: map[string][]byte{}, fail: map[string]error{}, lose: map[string]bool{},
+	h := &fakeHost{domains: map[string]*fakeDomain{}, pools: map[string]map[string]volume{"default": {}}, files: map[string]bool{}, content: map[string][]byte{}, fail: map[string]error{}, lose: map[string]bool{},
 		nets: map[string]network{"default": {Name: "default", Active: true}}, node: node{CPUs: 8, Memory: 64 << 30, Libvirt: "9.0.0", Hypervisor: "QEMU 7.2.0"}, calls: map[string]int{}, sent: map[string][]byte{}}
 	h.pools["default"]["base.qcow2"] = volume{Pool: "default", Name: "base.qcow2", Path: "/pool/base.qcow2", Format: "qcow2", Capacity: 1 << 30, Changed: "1"}
 	return h
@@ -101,6 +102,9 @@ func (h *fakeHost) left() (names []string) {
 				names = append(names, n)
 			}
 		}
+	}
+	for f := range h.files {
+		names = append(names, f)
 	}
 	return names
 }
@@ -197,7 +201,21 @@ func (l *fakeLink) Start(ctx context.Context, xml string) (err error) {
 		d.Tags = parseTags(x.Metadata.XML)
 	}
 	l.h.domains[x.Name] = d
+	if file := nvramOf(&x); file != "" && !l.h.has(file) {
+		l.h.files[file] = true
+	}
 	return nil
+}
+
+// nvramOf is the file that the hypervisor makes for a machine with UEFI.
+func nvramOf(x *libvirtxml.Domain) string {
+	switch {
+	case x.OS == nil || x.OS.Firmware != "efi" && (x.OS.Loader == nil || x.OS.Loader.Type != "pflash"):
+		return ""
+	case x.OS.NVRam != nil && x.OS.NVRam.NVRam != "":
+		return x.OS.NVRam.NVRam
+	}
+	return "/var/lib/libvirt/qemu/nvram/" + x.Name + "_VARS.fd"
 }
 
 func (h *fakeHost) has(file string) bool {
@@ -338,7 +356,17 @@ func (l *fakeLink) PoolOf(ctx context.Context, dir string, mayMake bool) (name s
 	return "", &linkError{failed, "no directory " + dir}
 }
 
-func (l *fakeLink) Refresh(context.Context, string) error { return nil }
+func (l *fakeLink) Refresh(context.Context, string) error {
+	l.h.mu.Lock()
+	defer l.h.mu.Unlock()
+	for f := range l.h.files {
+		if name, ok := strings.CutPrefix(f, "/pool/"); ok {
+			l.h.pools["default"][name] = volume{Pool: "default", Name: name, Path: f, Format: "raw"}
+			delete(l.h.files, f)
+		}
+	}
+	return nil
+}
 
 func (l *fakeLink) Volumes(ctx context.Context, pool string) (all []volume, err error) {
 	leave, err := l.enter(ctx, "Volumes")

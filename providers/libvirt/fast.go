@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -96,6 +97,9 @@ func (p *provider) memoryFor(ctx context.Context, l link, h *host, g *guest, m *
 	}
 	if !mayRelabel(n.Libvirt) {
 		return nil, fmt.Errorf("the save files of libvirt %s are not known", n.Libvirt)
+	}
+	if hasVariables(m.template) {
+		return nil, errors.New("its firmware keeps variables in a file that all guests of one memory would write to")
 	}
 	digest, err := templateDigest(n, g, m)
 	if err != nil {

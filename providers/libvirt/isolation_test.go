@@ -339,3 +339,35 @@ func TestADirectoryThatCannotBeAPoolEndsTheBuildAndALostConnectionDoesNot(t *tes
 		}
 	}
 }
+
+// TestTheVariablesOfAFirmwareAreAGuestsOwnAndGoWithIt is about UEFI: the hypervisor makes a file for each guest.
+func TestTheVariablesOfAFirmwareAreAGuestsOwnAndGoWithIt(t *testing.T) {
+	t.Parallel()
+	loader := `<loader readonly='yes' type='pflash'>/usr/share/OVMF.fd</loader>`
+	for name, text := range map[string]string{
+		"named":       strings.Replace(small, "<os><type>hvm</type>", "<os><type>hvm</type>"+loader+"<nvram>/var/lib/libvirt/qemu/nvram/x.fd</nvram>", 1),
+		"of the host": strings.Replace(small, "<os><type>hvm</type>", "<os><type>hvm</type>"+loader, 1),
+		"chosen":      strings.Replace(small, "<os>", "<os firmware='efi'>", 1),
+	} {
+		for _, fast := range []bool{false, true} {
+			h := newFakeHost()
+			p := opened(t, t.TempDir(), config(), h.dial)
+			spec := Spec{XML: text, Clone: "overlay", Identity: BySMBIOS, Fast: fast}
+			for _, key := range []providers.Key{"me-w1-1", "me-w1-2"} {
+				if _, err := p.Create(t.Context(), asked(key, spec)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.mu.Lock()
+			if n := len(h.files); n != 2 || !h.files["/pool/"+volumeName(me, "me-w1-1", nvramSuffix)] {
+				t.Errorf("%s, fast %v: the files of two guests are %v", name, fast, h.files)
+			}
+			h.mu.Unlock()
+			ended(t, p, "me-w1-1")
+			ended(t, p, "me-w1-2")
+			if left := h.left(); len(left) > 0 {
+				t.Errorf("%s, fast %v: left: %v", name, fast, left)
+			}
+		}
+	}
+}

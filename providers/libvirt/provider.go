@@ -176,10 +176,10 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, rec r
 	if pool == "" {
 		pool = p.cfg.Pool
 	}
-	f.volumes, err = p.volumesOf(ctx, l, pool, key)
+	f.volumes, err = p.volumesOf(ctx, l, pool, key, rec.NVRAM)
 	if err != nil && kindOf(err) == noPool && rec.Dir != "" { // a pool that we made is forgotten when its host starts anew; its files are not
 		if pool, err = l.PoolOf(ctx, rec.Dir, !p.readOnly); err == nil {
-			f.volumes, err = p.volumesOf(ctx, l, pool, key)
+			f.volumes, err = p.volumesOf(ctx, l, pool, key, false) // it is new, and knows all
 		}
 	}
 	if err != nil && kindOf(err) != noPool { // a pool that is not there holds nothing
@@ -191,8 +191,13 @@ func (p *provider) findOn(ctx context.Context, h *host, key providers.Key, rec r
 	return f, nil
 }
 
-// volumesOf returns what a pool holds of an instance.
-func (p *provider) volumesOf(ctx context.Context, l link, pool string, key providers.Key) ([]volume, error) {
+// volumesOf returns what a pool holds of an instance; with beside, also what the hypervisor has made there.
+func (p *provider) volumesOf(ctx context.Context, l link, pool string, key providers.Key, beside bool) ([]volume, error) {
+	if beside {
+		if err := l.Refresh(ctx, pool); err != nil {
+			return nil, err
+		}
+	}
 	var names []string
 	for _, suffix := range suffixes {
 		names = append(names, volumeName(p.owner, key, suffix))

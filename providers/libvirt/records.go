@@ -23,6 +23,7 @@ type record struct {
 	Pool    string
 	Dir     string `json:",omitempty"` // of the pool, if it is one that PoolOf made, which a restart of the host forgets
 	Image   string // fingerprint of the base that its disk is a clone of
+	NVRAM   bool   `json:",omitempty"` // the hypervisor has made a file beside its volumes, which its pool knows of only when it is refreshed
 	At      time.Time
 	Ended   bool
 	EndedAt time.Time
