@@ -3,6 +3,8 @@ package master
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -83,6 +85,26 @@ builder "c" {
 		s.gone()
 		s.down()
 	}
+}
+
+// TestAMissingTokenKeyKeepsNobodyFromEndingMachines that are about to end anyway: no agent of theirs is admitted, with whatever token.
+func TestAMissingTokenKeyKeepsNobodyFromEndingMachines(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.write(text("destroy_error_rate = 1", ""))
+	s.up()
+	id := s.machine()
+	if err := s.client.Delete(t.Context(), fmt.Sprintf("/requests/%d", id), nil, new(api.Done)); err != nil {
+		t.Fatal(err)
+	}
+	s.until("its end is decided", func() bool { return strings.Contains(s.log.String(), "destroy_error_rate struck") })
+	s.down()
+	if err := os.Remove(filepath.Join(s.o.StateDir, keyName)); err != nil {
+		t.Fatal(err)
+	}
+	s.write(text("", ""))
+	s.up()
+	s.gone()
 }
 
 // TestAMachineOfATextThatLacksAVariableNowIsEnded: its provider's block says all that is needed to end it.

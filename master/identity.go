@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
 	"github.com/rouse-ci/rouse/master/store/sqlite"
@@ -90,6 +91,16 @@ func tokenKey(dir string, live int) ([]byte, error) {
 		return nil, fmt.Errorf("make the token key: %w", err)
 	}
 	return key, nil
+}
+
+// tokensOf counts the instances with tokens that may still be good for something. No agent of a doomed one is admitted.
+func tokensOf(live []core.Instance) (n int) {
+	for i := range live {
+		if !live[i].Doomed {
+			n++
+		}
+	}
+	return n
 }
 
 func withoutKey(path string) string {

@@ -124,7 +124,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	m.owner, saved.Schedules = saved.Owner, engine.Schedules(meta)
-	if m.key, err = tokenKey(o.StateDir, len(saved.Instances)); err != nil {
+	if m.key, err = tokenKey(o.StateDir, tokensOf(saved.Instances)); err != nil {
 		return err
 	}
 	m.house = &house{kinds: o.Hcl.Kinds, owner: providers.Owner(m.owner), stateDir: o.StateDir, log: m.log}
