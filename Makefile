@@ -45,7 +45,7 @@ e2e-libvirt: ## rouse with real guests, on a libvirtd of its own; more: make e2e
 	.ci/e2e-libvirt
 
 bench-libvirt: ## guests cold and from memory, and the provider beside Buildbot's steps (on a quiet machine); lines NAME_seconds=…
-	BENCH=1 RUN='^TestBench$$' .ci/e2e-libvirt
+	BENCH=1 DEBIAN=no RUN='^TestBench$$' .ci/e2e-libvirt
 
 packer-validate: ## Packer reads the image templates; builds and boots nothing
 	.ci/packer
