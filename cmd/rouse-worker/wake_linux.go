@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -26,8 +27,13 @@ import (
 
 const (
 	waitLabel = "rouse.wait=" // SMBIOS string: the name of the virtio-serial port to wait on
-	netScript = "/rouse/net"  // of the image, if it has one: sets up the network, with the hardware address as its argument
 	maxOrder  = 256 << 10
+)
+
+// Replaced by tests.
+var (
+	netScript   = "/rouse/net" // of the image, if it has one: sets up the network, with the hardware address as its argument
+	netPatience = time.Minute  // with it
 )
 
 // order is what the host sends, as one line of JSON.
@@ -140,9 +146,15 @@ func (o *order) network() error {
 		return fmt.Errorf("the host's order: %w", err)
 	}
 	if _, err := os.Stat(netScript); err == nil {
-		cmd := exec.Command(netScript, o.MAC)
+		ctx, cancel := context.WithTimeout(context.Background(), netPatience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, netScript, o.MAC)
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-		if err := cmd.Run(); err != nil {
+		err := cmd.Run()
+		if ctx.Err() != nil {
+			return fmt.Errorf("set up the network: %s has not ended after %s", netScript, netPatience)
+		}
+		if err != nil {
 			return fmt.Errorf("set up the network: %w", err)
 		}
 		return nil
