@@ -235,6 +235,28 @@ func TestAnEmptyStateBesideTracesOfBuildsIsDamaged(t *testing.T) {
 	}
 }
 
+// TestAStateThatCouldNotBeMadeIsNoDamagedOne: the disk was full, say, when somebody had moved the old one aside.
+func TestAStateThatCouldNotBeMadeIsNoDamagedOne(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "logs", "12"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Traces: []string{"logs/[1-9]*"}}
+	failed, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s, err := Open(failed, dir, o); err == nil {
+		t.Fatal("opened", s.Close())
+	}
+	s, err := Open(t.Context(), dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAWriteAheadLogWithoutItsFileIsKept(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(string) error{"missing": os.Remove, "empty": func(path string) error { return os.Truncate(path, 0) }} {

@@ -77,7 +77,14 @@ func explain(path string, err error) error {
 }
 
 // prepare checks the file and brings its schema up to date, or makes a new one.
-func prepare(ctx context.Context, path string, o Options, migrations fs.FS) error {
+func prepare(ctx context.Context, path string, o Options, migrations fs.FS) (err error) {
+	if _, e := os.Lstat(path); errors.Is(e, fs.ErrNotExist) {
+		defer func() { // an empty file that is left would be taken for a state that was emptied
+			if st, e := os.Lstat(path); err != nil && e == nil && st.Size() == 0 {
+				err = errors.Join(err, os.Remove(path))
+			}
+		}()
+	}
 	size, err := checkHeader(path, o)
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ var _ store.Store = (*Store)(nil)
 // Open opens the state in a directory, makes it if there is none, and brings an older one up to date (after a copy was put beside it). The
 // directory is locked until Close or the end of the process, however it ends; a second Open fails with a *LockedError.
 //
-// A file that is damaged, foreign or of a newer rouse is refused with a *FileError. Nothing is ever deleted.
+// A file that is damaged, foreign or of a newer rouse is refused with a *FileError. Nothing is ever deleted but an empty file that this very call has made.
 func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
