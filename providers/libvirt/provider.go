@@ -87,9 +87,11 @@ func open(env providers.Env, dial dialer) (*provider, error) {
 func (p *provider) Close() error {
 	p.cancel()
 	p.work.Wait()
-	for _, h := range p.hosts {
-		h.close()
+	var all sync.WaitGroup
+	for _, h := range p.hosts { // one that hangs is waited for until its connection counts as broken
+		all.Go(h.close)
 	}
+	all.Wait()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -83,6 +84,7 @@ func connect(uri string, event func(event), lost func(error)) (*conn, error) {
 	if err := events(); err != nil {
 		return nil, translate(err)
 	}
+	uri = unattended(uri)
 	c, err := virt.NewConnect(uri)
 	if err != nil {
 		e := translate(err)
@@ -102,6 +104,16 @@ func connect(uri string, event func(event), lost func(error)) (*conn, error) {
 		}
 	})
 	return l, nil
+}
+
+// unattended makes ssh refuse where it would ask for a password or whether a host is the right one: nobody would answer, and it would wait for ever.
+func unattended(uri string) string {
+	u, err := url.Parse(uri)
+	if err != nil || !strings.HasSuffix(u.Scheme, "+ssh") || u.Query().Has("no_tty") {
+		return uri
+	}
+	u.RawQuery = strings.TrimPrefix(u.RawQuery+"&no_tty=1", "&")
+	return u.String()
 }
 
 func (l *conn) broken(err error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -192,3 +193,31 @@ func TestDriverSaysWhatIsMissing(t *testing.T) {
 type happenedNothing struct{}
 
 func (*happenedNothing) Write(b []byte) (int, error) { return len(b), nil }
+
+func TestSSHNeverAsks(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"qemu:///system":                            "qemu:///system",
+		"qemu+tls://h/system":                       "qemu+tls://h/system",
+		"qemu+ssh://root@h:22/system":               "qemu+ssh://root@h:22/system?no_tty=1",
+		"qemu+ssh://h/system?keyfile=/root/.ssh/id": "qemu+ssh://h/system?keyfile=/root/.ssh/id&no_tty=1",
+		"qemu+ssh://h/system?no_tty=0":              "qemu+ssh://h/system?no_tty=0",
+	} {
+		if got := unattended(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+	dir := t.TempDir()
+	ssh := filepath.Join(dir, "ssh")
+	if err := os.WriteFile(ssh, []byte("#!/bin/sh\necho \"$@\" >"+dir+"/said\nexit 1\n"), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	if _, err := dial(t.Context(), "qemu+ssh://nobody/system?command="+ssh, func(event) {}, func(error) {}); err == nil {
+		t.Fatal("connected to nobody")
+	} else if kindOf(err) == noLibrary {
+		t.Skip(err)
+	}
+	if said, err := os.ReadFile(dir + "/said"); err != nil || !strings.Contains(string(said), "BatchMode=yes") {
+		t.Errorf("ssh is called with %s, %v", said, err)
+	}
+}
