@@ -81,10 +81,21 @@ func describe(d *virt.Domain) (out domain, err error) {
 	if out.Persistent, err = d.IsPersistent(); err != nil {
 		return out, err
 	}
-	if text, err := d.GetMetadata(virt.DOMAIN_METADATA_ELEMENT, tagSpace, virt.DOMAIN_AFFECT_CURRENT); err == nil {
-		out.Tags = parseTags(text)
+	out.Tags, err = tagsIn(d.GetMetadata(virt.DOMAIN_METADATA_ELEMENT, tagSpace, virt.DOMAIN_AFFECT_CURRENT))
+	return out, err
+}
+
+// tagsIn reads the answer to the question for our element. Only where the host says that there is none, or cannot have any, the domain is somebody else's:
+// an instance of ours must not be taken for that, and so for gone, because an answer was lost.
+func tagsIn(text string, err error) (*tags, error) {
+	var e virt.Error
+	switch {
+	case err == nil:
+		return parseTags(text), nil
+	case errors.As(err, &e) && (e.Code == virt.ERR_NO_DOMAIN_METADATA || e.Code == virt.ERR_NO_SUPPORT):
+		return nil, nil
 	}
-	return out, nil
+	return nil, err
 }
 
 func (l *conn) Start(ctx context.Context, xml string) error {

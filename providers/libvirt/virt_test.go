@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	virt "libvirt.org/go/libvirt"
 )
 
 // testNode is a host of libvirt's test driver, which is in the library: no daemon, no root. A file of its own gives each connection state of its own.
@@ -219,5 +221,23 @@ func TestSSHNeverAsks(t *testing.T) {
 	}
 	if said, err := os.ReadFile(dir + "/said"); err != nil || !strings.Contains(string(said), "BatchMode=yes") {
 		t.Errorf("ssh is called with %s, %v", said, err)
+	}
+}
+
+func TestALostAnswerMakesNoDomainSomebodyElses(t *testing.T) {
+	t.Parallel()
+	mine := tags{Owner: me, Key: "me-w1-1", Worker: "w1"}
+	if got, err := tagsIn(mine.String(), nil); err != nil || got == nil || got.Key != mine.Key {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, none := range []virt.ErrorNumber{virt.ERR_NO_DOMAIN_METADATA, virt.ERR_NO_SUPPORT} {
+		if got, err := tagsIn("", virt.Error{Code: none}); got != nil || err != nil {
+			t.Errorf("%d: %+v, %v", none, got, err)
+		}
+	}
+	for _, lost := range []virt.ErrorNumber{virt.ERR_RPC, virt.ERR_INTERNAL_ERROR, virt.ERR_OPERATION_TIMEOUT, virt.ERR_NO_DOMAIN} {
+		if _, err := tagsIn("", virt.Error{Code: lost}); err == nil {
+			t.Errorf("%d: it is nobody's", lost)
+		}
 	}
 }
