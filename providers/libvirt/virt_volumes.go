@@ -107,9 +107,13 @@ func (l *conn) Volumes(ctx context.Context, name string) ([]volume, error) {
 		out := make([]volume, 0, len(all))
 		for i := range all {
 			v, err := describeVolume(&all[i], name)
+			of, _ := all[i].GetName() // it is at hand
 			_ = all[i].Free()
-			if err == nil { // else it has been deleted meanwhile
+			switch {
+			case err == nil:
 				out = append(out, v)
+			case translate(err).Kind != noVolume && strings.HasPrefix(of, prefix): // neither deleted meanwhile, nor somebody else's that cannot be read
+				return nil, err
 			}
 		}
 		return out, nil
