@@ -292,6 +292,19 @@ func TestAPlaceThatIsTakenBackAgainAndAgainIsAvoidedForAWhile(t *testing.T) {
 	launch("eu-central-1a") // what was long ago does not count
 }
 
+// TestOnlyWhatIsLentIsTakenBack: it is the agent who says that its machine is taken back, and what runs beside it there may make it say so.
+func TestOnlyWhatIsLentIsTakenBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newFakeEC2())
+	for n := range 4 {
+		key := providers.Key(fmt.Sprintf("k-%d", n))
+		if _, err := r.Create(t.Context(), request(key, testSpec())); err != nil {
+			t.Fatalf("launch %d: %v", n, err)
+		}
+		r.Interrupted(key)
+	}
+}
+
 func TestNoPlaceAtAllNamesEveryReason(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

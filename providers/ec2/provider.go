@@ -181,12 +181,13 @@ func (p *provider) show(s seen) providers.Instance {
 	return s.instance(unexpected, p.memory.notes(s))
 }
 
-// Interrupted implements providers.Interruptee: where instances are taken back again and again, none is launched for a while.
+// Interrupted implements providers.Interruptee: where spot instances are taken back again and again, none is launched for a while. Others are never taken back,
+// whatever an agent has heard.
 func (p *provider) Interrupted(key providers.Key) {
 	if !key.Valid() {
 		return
 	}
-	if r, err := p.journal.load(key); err == nil && r != nil && r.ID != "" {
+	if r, err := p.journal.load(key); err == nil && r != nil && r.ID != "" && r.Choice.Market == spot {
 		p.refusals.interrupted(r.Choice, time.Now())
 	}
 }
