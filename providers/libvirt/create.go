@@ -55,7 +55,7 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 }
 
 func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec Spec, rec record) (in providers.Instance, err error) {
-	h, err := p.place(ctx, req, spec, rec.Host)
+	h, err := p.place(ctx, req, spec, p.hostOf(rec))
 	if err != nil {
 		return in, err
 	}
@@ -83,7 +83,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 		return in, providers.Errorf(providers.BadConfig, "create",
 			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
 	}
-	rec = record{Worker: req.Worker, Host: h.Name, Pool: m.pool, Dir: m.dir, Image: m.base.fingerprint(), NVRAM: hasVariables(m.template), At: time.Now()}
+	rec = record{Worker: req.Worker, Host: h.Name, URI: h.URI, Pool: m.pool, Dir: m.dir, Image: m.base.fingerprint(), NVRAM: hasVariables(m.template), At: time.Now()}
 	if err := p.records.save(req.Key, rec); err != nil {
 		return in, providers.Errorf(providers.Transient, "create", "remember the place of %s: %w", req.Key, err)
 	}

@@ -371,3 +371,27 @@ func TestTheVariablesOfAFirmwareAreAGuestsOwnAndGoWithIt(t *testing.T) {
 		}
 	}
 }
+
+func TestHostsMayChangeTheirNames(t *testing.T) {
+	t.Parallel()
+	a, b, dir := newFakeHost(), newFakeHost(), t.TempDir()
+	dial := func(ctx context.Context, uri string, event func(event), lost func(error)) (link, error) {
+		return map[string]*fakeHost{"fake://a": a, "fake://b": b}[uri].dial(ctx, uri, event, lost)
+	}
+	cfg := config()
+	cfg.Hosts = []Host{{Name: "one", URI: "fake://a"}, {Name: "two", URI: "fake://b"}}
+	req := asked("me-w1-1", good())
+	req.Place = "one"
+	if _, err := opened(t, dir, cfg, dial).Create(t.Context(), req); err != nil || a.count() != 1 {
+		t.Fatal(err)
+	}
+	cfg.Hosts = []Host{{Name: "one", URI: "fake://b"}, {Name: "two", URI: "fake://a"}}
+	p := opened(t, dir, cfg, dial)
+	if in, err := p.Get(t.Context(), "me-w1-1"); err != nil || in.Place != "two" {
+		t.Errorf("%+v, %v", in, err)
+	}
+	ended(t, p, "me-w1-1")
+	if a.count() != 0 {
+		t.Error("its end is proven, and it runs")
+	}
+}

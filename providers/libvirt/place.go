@@ -14,8 +14,8 @@ import (
 // place finds a host with room and takes the room until the instance's end (or release is called). If the caller has chosen a host, only that one will do:
 // he knows what else he has asked for. Without a choice it is the one with most free memory. A key that was placed before stays where it was: its domain
 // may be there.
-func (p *provider) place(ctx context.Context, req providers.CreateRequest, spec Spec, before string) (*host, error) {
-	if h := p.hostNamed(before); h != nil {
+func (p *provider) place(ctx context.Context, req providers.CreateRequest, spec Spec, before *host) (*host, error) {
+	if h := before; h != nil {
 		vcpus, memory := spec.size()
 		p.mu.Lock()
 		defer p.mu.Unlock()

@@ -123,6 +123,19 @@ func (p *provider) hostNamed(name string) *host {
 	return nil
 }
 
+// hostOf is the host that a record names, or nil.
+func (p *provider) hostOf(rec record) *host {
+	if rec.URI == "" {
+		return p.hostNamed(rec.Host)
+	}
+	for _, h := range p.hosts {
+		if h.URI == rec.URI {
+			return h
+		}
+	}
+	return nil
+}
+
 // found is where an instance is, and what is there of it.
 type found struct {
 	host    *host
@@ -137,7 +150,7 @@ type found struct {
 func (p *provider) find(ctx context.Context, op string, key providers.Key, place string) (*found, error) {
 	hosts := p.hosts
 	rec, known := p.records.load(key)
-	if h := p.hostNamed(rec.Host); known && h != nil {
+	if h := p.hostOf(rec); known && h != nil {
 		hosts = []*host{h}
 	} else if h := p.hostNamed(place); h != nil {
 		hosts = []*host{h}

@@ -20,6 +20,7 @@ import (
 type record struct {
 	Worker  string
 	Host    string
+	URI     string `json:",omitempty"` // of the host: its name may have become another one's
 	Pool    string
 	Dir     string `json:",omitempty"` // of the pool, if it is one that PoolOf made, which a restart of the host forgets
 	Image   string // fingerprint of the base that its disk is a clone of
