@@ -1,7 +1,11 @@
 package hcl
 
 import (
+	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -50,5 +54,30 @@ func TestReportHasTerraformsShape(t *testing.T) {
 }`
 	if d := cmp.Diff(want, string(got)); d != "" {
 		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+func TestLinesOfAFileOfVariablesAreNotShown(t *testing.T) {
+	t.Parallel()
+	const secret = "correct-horse"
+	for _, line := range []string{`password = { a = "` + secret + `" }`, `passwrod = "` + secret + `"`, `password = "` + secret + `" x`, `password = "` + secret} {
+		file := filepath.Join(t.TempDir(), "some.vars")
+		if err := os.WriteFile(file, []byte(line+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := testOptions()
+		o.VarFiles = []string{file}
+		cfg, diags := LoadFiles(map[string][]byte{"a.hcl": []byte("variable \"password\" {\n  type      = string\n  sensitive = true\n}\n")}, o)
+		var b bytes.Buffer
+		if err := cfg.WriteDiagnostics(&b, diags, 0, false); err != nil {
+			t.Fatal(err)
+		}
+		all, err := json.Marshal(cfg.Report(diags))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := b.String() + string(all); strings.Contains(text, secret) || !strings.Contains(text, "some.vars") {
+			t.Errorf("%s:\n%s", line, text)
+		}
 	}
 }

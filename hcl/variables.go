@@ -63,7 +63,8 @@ func (g given) subject() *hcl2.Range {
 	return &r
 }
 
-// givenVariables collects what -var and -var-file say. (The environment is asked for declared names only.)
+// givenVariables collects what -var and -var-file say. (The environment is asked for declared names only.) The files are no sources of the configuration: what is
+// wrong in one is said with its place, but its lines, which may hold values of sensitive variables, are not shown.
 func (l *loader) givenVariables() map[string]given {
 	m := map[string]given{}
 	for _, name := range l.o.VarFiles {
@@ -80,7 +81,6 @@ func (l *loader) givenVariables() map[string]given {
 		if f == nil || f.Body == nil {
 			continue
 		}
-		l.cfg.sources[name] = f
 		found, diags := f.Body.JustAttributes()
 		l.diags = append(l.diags, diags...)
 		for k, a := range found {
