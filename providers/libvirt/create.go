@@ -131,7 +131,11 @@ func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m 
 	t, err := p.memoryFor(ctx, l, h, g, m)
 	if err == nil && t != nil {
 		g.tags.Fast = true
-		if err = p.restore(ctx, l, g, m, t); err == nil {
+		err = p.restore(ctx, l, g, m, t)
+		if ctx.Err() == nil {
+			p.templates.restored(t, err)
+		}
+		if err == nil {
 			return true, nil
 		}
 		g.tags.Fast, g.tags.Agent = false, ""

@@ -54,6 +54,30 @@ type memory struct {
 	until time.Time // no attempt to make it before
 	disk  volume
 	save  volume
+
+	id       string // in templates.all
+	failures int    // restores in a row
+	spoiled  bool   // what is on the host is not to be used again
+}
+
+// mostFailures is how many restores in a row may fail before a template is made anew: it may be damaged, or not fit a hypervisor that was changed.
+const mostFailures = 3
+
+// restored takes in what came of a restore.
+func (t *templates) restored(m *memory, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.all[m.id]
+	switch {
+	case now == nil || !now.ready:
+	case kindOf(err) == disconnected || kindOf(err) == unreachable: // that says nothing of it
+	case err == nil:
+		now.failures = 0
+	default:
+		if now.failures++; now.failures >= mostFailures {
+			*now = memory{id: m.id, spoiled: true}
+		}
+	}
 }
 
 // templateKey is the key of a template's domain while it boots. Its tags are the owner's, so that the sweep finds what a crash has left of it.
@@ -111,7 +135,7 @@ func (p *provider) memoryFor(ctx context.Context, l link, h *host, g *guest, m *
 	ts.wanted[h.Name+" "+g.tags.Worker] = want{digest, time.Now()}
 	t := ts.all[id]
 	if t == nil {
-		t = &memory{}
+		t = &memory{id: id}
 		ts.all[id] = t
 	}
 	was := *t
@@ -131,9 +155,10 @@ func (p *provider) memoryFor(ctx context.Context, l link, h *host, g *guest, m *
 	done := func(m memory) {
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		*t = m
+		*t, t.id = m, id
 	}
-	if made := p.savedBefore(ctx, l, m.pool, digest); made != nil {
+	if made := p.savedBefore(ctx, l, m.pool, digest); made != nil && !was.spoiled {
+		made.id = id
 		done(*made)
 		return made, nil
 	}
@@ -143,7 +168,7 @@ func (p *provider) memoryFor(ctx context.Context, l link, h *host, g *guest, m *
 		defer cancel()
 		made, err := p.makeTemplate(ctx, l, &tg, &tm, digest)
 		if err != nil {
-			done(memory{until: time.Now().Add(templateRest)})
+			done(memory{until: time.Now().Add(templateRest), spoiled: was.spoiled})
 			p.log.Warn("libvirt: no template; instances boot instead", "host", h.Name, "worker", tg.tags.Worker, "err", err)
 			return
 		}

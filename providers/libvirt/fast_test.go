@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -120,4 +121,54 @@ func TestAGuestThatCannotBeToldIsScrappedAndBoots(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestATemplateThatCannotBeRestoredIsMadeAnew damages what was saved: instances boot meanwhile, and are restored again from another one.
+func TestATemplateThatCannotBeRestoredIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	h.mu.Lock()
+	for file, b := range h.content {
+		h.content[file] = append([]byte("damaged "), b[8:]...)
+	}
+	h.mu.Unlock()
+	fast := false
+	for n := 2; n < 50 && !fast; n++ {
+		key := providers.Key(fmt.Sprintf("me-w1-%d", n))
+		if _, err := p.Create(t.Context(), asked(key, spec)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := (&fakeLink{h: h}).Domain(t.Context(), domainName(key))
+		if err != nil || d.Tags == nil {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		if fast = d.Tags.Fast; fast && n <= 1+mostFailures {
+			t.Errorf("instance %d was restored from what is damaged", n)
+		}
+		ended(t, p, key)
+		for limit := time.Now().Add(time.Second); !fast && n > mostFailures+1 && !p.templates.any(func(m *memory) bool { return m.ready }) && time.Now().Before(limit); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if !fast {
+		t.Error("no instance was restored again")
+	}
+	if left := h.left(); len(left) != 2 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func (t *templates) any(so func(*memory) bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range t.all {
+		if so(m) {
+			return true
+		}
+	}
+	return false
 }
