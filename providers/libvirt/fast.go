@@ -105,7 +105,7 @@ func templateDigest(n node, g *guest, m *materials) (string, error) {
 			return "", err
 		}
 	}
-	b, err := json.Marshal([]any{n.Libvirt, n.Hypervisor, m.base.fingerprint(), g.spec, m.machine, m.kernel, m.initrd, text})
+	b, err := json.Marshal([]any{n.Libvirt, n.Hypervisor, m.base.fingerprint(), g.spec, m.machine, m.kernel, m.initrd, m.booted, text})
 	if err != nil {
 		return "", err
 	}

@@ -172,3 +172,33 @@ func (t *templates) any(so func(*memory) bool) bool {
 	}
 	return false
 }
+
+func TestAnotherKernelMakesAnotherTemplate(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"vmlinuz", "/pool/vmlinuz"} {
+		h := newFakeHost()
+		p := opened(t, t.TempDir(), config(), h.dial)
+		spec := good()
+		spec.Fast, spec.Kernel = true, name
+		digests := map[string]bool{}
+		for _, changed := range []string{"1", "2"} {
+			h.pools["default"]["vmlinuz"] = volume{Pool: "default", Name: "vmlinuz", Path: "/pool/vmlinuz", Format: "raw", Changed: changed}
+			l, err := p.hosts[0].link(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := p.materials(t.Context(), l, p.hosts[0], "w1", spec, false)
+			if err != nil || m.kernel != "/pool/vmlinuz" {
+				t.Fatalf("%+v, %v", m, err)
+			}
+			d, err := templateDigest(h.node, &guest{spec: spec}, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests[d] = true
+		}
+		if len(digests) != 2 {
+			t.Errorf("%s: the memory of a guest with another kernel is taken", name)
+		}
+	}
+}

@@ -21,6 +21,7 @@ type materials struct {
 	dir            string // of that pool, if PoolOf found it
 	machine        string
 	kernel, initrd string
+	booted         string // fingerprints of the two, where they are volumes
 	vcpus          int
 	memory         int64
 }
@@ -90,12 +91,17 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 			continue
 		}
 		*f.to = f.name
-		if !path.IsAbs(f.name) {
+		if path.IsAbs(f.name) {
+			if v, err := l.VolumeByPath(ctx, f.name); err == nil { // it need not be in a pool
+				m.booted += v.fingerprint() + " "
+			}
+		} else {
 			v, err := lookUp(ctx, l, h, p.cfg.Pool, f.name, "", mayMake)
 			if err != nil {
 				return nil, &attrError{f.attr, err}
 			}
 			*f.to = v.Path
+			m.booted += v.fingerprint() + " "
 		}
 	}
 	if m.machine == "" && (m.template == nil || m.template.Type == "") {
