@@ -109,6 +109,47 @@ func TestARestoredGuestIsToldWhoItIsByTheNextMaster(t *testing.T) {
 	w.forgetTemplates()
 }
 
+// TestGuestsOfADefinitionAreRestoredFromMemory makes a template of XML: it knows nothing of the instance for which it was made, and nobody but its owner can
+// read what is in the pool.
+func TestGuestsOfADefinitionAreRestoredFromMemory(t *testing.T) {
+	w := newWorld(t, "drawn")
+	w.configure("", worker("drawn", "", fmt.Sprintf("instance {\n fast = true\n xml = %q\n}", domainXML("whatever")), "echo $ROUSE_WORKER $(hostname); sleep 1"))
+	w.up()
+	w.succeeds(w.force("drawn"))
+	w.until("the template is saved", func() bool { return w.has("template saved") })
+	w.until("the first guest has ended", func() bool { return len(w.domains()) == 0 })
+	id := w.force("drawn")
+	in := w.running(id, "drawn")
+	files, _ := filepath.Glob(images + "/rouse-*")
+	for _, name := range files {
+		st, err := os.Stat(name)
+		if err != nil || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %v, %v", name, st.Mode(), err)
+		}
+		if !strings.HasSuffix(name, ".save") {
+			continue
+		}
+		head := make([]byte, 32<<10) // what libvirt wrote of the domain
+		f, err := os.Open(name)
+		if err == nil {
+			_, err = f.Read(head)
+			_ = f.Close()
+		}
+		if err != nil || !strings.Contains(string(head), "rouse.wait=") || strings.Contains(string(head), "rouse.agent=") || strings.Contains(string(head), " agent=") {
+			t.Errorf("%s: %v; of the domain it says\n%s", name, err, strings.ReplaceAll(string(head), "\x00", ""))
+		}
+	}
+	if len(files) < 3 {
+		t.Errorf("there are %v", files)
+	}
+	w.succeeds(id)
+	if out := w.stdout(id); !w.restored(in) || out != "drawn drawn\n" {
+		t.Errorf("restored: %v; it says %q", w.restored(in), out)
+	}
+	w.until("it has ended", func() bool { return len(w.instances()) == 0 })
+	w.forgetTemplates()
+}
+
 // has says whether a master of this world has said something.
 func (w *world) has(text string) bool {
 	w.mu.Lock()
