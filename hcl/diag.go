@@ -54,6 +54,7 @@ func tidy(diags hcl2.Diagnostics) hcl2.Diagnostics {
 		}
 		c := *d
 		suggest(&c)
+		discreet(&c)
 		c.Expression, c.EvalContext = nil, nil
 		out = append(out, &c)
 	}
@@ -64,6 +65,21 @@ func tidy(diags hcl2.Diagnostics) hcl2.Diagnostics {
 		return cmp.Or(cmp.Compare(a.Subject.Filename, b.Subject.Filename), cmp.Compare(a.Subject.Start.Byte, b.Subject.Start.Byte))
 	})
 	return out
+}
+
+// discreet leaves out of a function's complaint why it could not use a secret: most functions quote it, or what was made from it.
+func discreet(d *hcl2.Diagnostic) {
+	if d.Expression == nil || d.EvalContext == nil || d.Summary != "Invalid function argument" && d.Summary != "Error in function call" {
+		return
+	}
+	for _, traversal := range d.Expression.Variables() {
+		if v, diags := traversal.TraverseAbs(d.EvalContext); diags.HasErrors() || !v.ContainsMarked() {
+			continue
+		}
+		what, _, _ := strings.Cut(d.Detail, ": ")
+		d.Detail = strings.TrimSuffix(what, ".") + ". Why is not said, since it may quote a secret or the value of a sensitive variable."
+		return
+	}
 }
 
 // followUp says whether d only reports that a value is not known, where an error in the same expression is why.

@@ -81,3 +81,20 @@ func TestLinesOfAFileOfVariablesAreNotShown(t *testing.T) {
 		}
 	}
 }
+
+func TestNoFunctionQuotesASensitiveVariable(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{`tonumber(var.password)`, `file(var.password)`, `tonumber(upper(var.password))`, `jsondecode("[${var.password}")`, `tonumber(local.copy)`,
+		`tonumber([for x in [var.password] : x][0])`, `tonumber({ a = var.password }.a)`, `yamldecode(join("", ["{", var.password]))`} {
+		o := testOptions()
+		o.Variables = map[string]string{"password": "Correct-Horse"}
+		cfg, diags := LoadFiles(map[string][]byte{"a.hcl": []byte("variable \"password\" {\n  sensitive = true\n}\nlocals {\n  copy = \"${var.password}!\"\n  x = " + call + "\n}\n")}, o)
+		all, err := json.Marshal(cfg.Report(diags))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.ToLower(string(all)); strings.Contains(text, "horse") || !strings.Contains(text, "function") {
+			t.Errorf("%s:\n%s", call, all)
+		}
+	}
+}
