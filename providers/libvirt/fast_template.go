@@ -19,8 +19,12 @@ import (
 func (p *provider) makeTemplate(ctx context.Context, l link, g *guest, m *materials, digest string) (_ *memory, err error) {
 	disk, save := p.templateName(digest, diskSuffix), p.templateName(digest, saveSuffix)
 	for _, name := range []string{disk, save} { // what an earlier attempt, or another master's life, has left
-		if v, err := l.Volume(ctx, m.pool, name); err == nil && p.inUse(ctx, l, m.pool, v) {
+		v, err := l.Volume(ctx, m.pool, name)
+		switch {
+		case err == nil && p.inUse(ctx, l, m.pool, v):
 			return nil, fmt.Errorf("instances still depend on %s", v.Path)
+		case unless(noVolume, err) != nil:
+			return nil, err
 		}
 		if err := l.DeleteVolume(ctx, m.pool, name); err != nil {
 			return nil, err

@@ -202,3 +202,28 @@ func TestAnotherKernelMakesAnotherTemplate(t *testing.T) {
 		}
 	}
 }
+
+func TestATemplateThatCannotBeLookedAtIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	h.mu.Lock()
+	h.fail["Volume"] = &linkError{failed, "no"}
+	h.mu.Unlock()
+	digest := ""
+	p.templates.any(func(m *memory) bool { _, digest, _ = strings.Cut(m.id, " "); return true })
+	l, err := p.hosts[0].link(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &guest{key: "me-w1-2", spec: spec}
+	if _, err := p.makeTemplate(t.Context(), l, g, &materials{pool: "default", base: volume{Path: "/pool/base.qcow2", Format: "qcow2"}}, digest); err == nil {
+		t.Error("made")
+	}
+	if left := h.left(); len(left) != 2 {
+		t.Errorf("left: %v", left)
+	}
+}
