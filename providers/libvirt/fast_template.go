@@ -17,6 +17,9 @@ import (
 
 // makeTemplate boots a guest until its agent waits, and saves it.
 func (p *provider) makeTemplate(ctx context.Context, l link, g *guest, m *materials, digest string) (_ *memory, err error) {
+	if err := p.pullPlug(ctx, l, p.templateKey(digest)); err != nil { // of one that an earlier life of this master has left
+		return nil, err
+	}
 	disk, save := p.templateName(digest, diskSuffix), p.templateName(digest, saveSuffix)
 	for _, name := range []string{disk, save} { // what an earlier attempt, or another master's life, has left
 		v, err := l.Volume(ctx, m.pool, name)

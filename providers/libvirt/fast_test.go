@@ -227,3 +227,22 @@ func TestATemplateThatCannotBeLookedAtIsNotDeleted(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestATemplateThatStillBootsFromAnEarlierLifeIsEndedFirst is about a master that was killed while it made one.
+func TestATemplateThatStillBootsFromAnEarlierLifeIsEndedFirst(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	digest := ""
+	p.templates.any(func(m *memory) bool { _, digest, _ = strings.Cut(m.id, " "); return true })
+	key := p.templateKey(digest)
+	h.mu.Lock()
+	delete(h.pools["default"], p.templateName(digest, saveSuffix))
+	h.domains[domainName(key)] = &fakeDomain{domain: domain{Name: domainName(key), Power: powerOn, Tags: &tags{Owner: me, Key: key}}, stopped: make(chan struct{})}
+	h.mu.Unlock()
+	p = opened(t, t.TempDir(), config(), h.dial)
+	templateOf(t, h, p, spec)
+}
