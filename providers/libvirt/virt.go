@@ -47,6 +47,11 @@ type conn struct {
 	once sync.Once
 	dead chan struct{}
 	long chan struct{} // taken by calls that take seconds
+
+	events int // number of the callback for events; negative: there is none
+	mu     sync.Mutex
+	users  int  // calls in the library
+	closed bool // the last user shuts it
 }
 
 // longCalls is how many starts, saves and restores are under way at once on a connection. libvirtd answers five calls of one at a time (max_client_requests),
@@ -98,11 +103,14 @@ func connect(uri string, event func(event), lost func(error)) (*conn, error) {
 	_ = c.RegisterCloseCallback(func(_ *virt.Connect, reason virt.ConnectCloseReason) {
 		l.broken(fmt.Errorf("the connection has closed (%d)", reason))
 	})
-	_, _ = c.DomainEventLifecycleRegister(nil, func(_ *virt.Connect, d *virt.Domain, e *virt.DomainEventLifecycle) {
+	l.events, err = c.DomainEventLifecycleRegister(nil, func(_ *virt.Connect, d *virt.Domain, e *virt.DomainEventLifecycle) {
 		if name, err := d.GetName(); err == nil {
 			event(lifecycle(name, e))
 		}
 	})
+	if err != nil { // a driver without events
+		l.events = -1
+	}
 	return l, nil
 }
 
@@ -123,9 +131,45 @@ func (l *conn) broken(err error) {
 	})
 }
 
-// Close ends the connection. Guests go on.
+// Close ends the connection, as soon as no call is in the library any more: it would go on with what is not there. Guests go on.
 func (l *conn) Close() {
 	l.once.Do(func() { close(l.dead) })
+	l.mu.Lock()
+	last := !l.closed && l.users == 0
+	l.closed = true
+	l.mu.Unlock()
+	if last {
+		l.shut()
+	}
+}
+
+// enter and leave count the calls in the library.
+func (l *conn) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.users++
+	return true
+}
+
+func (l *conn) leave() {
+	l.mu.Lock()
+	l.users--
+	last := l.closed && l.users == 0
+	l.mu.Unlock()
+	if last {
+		l.shut()
+	}
+}
+
+// shut lets go of the connection. What is registered would keep it open.
+func (l *conn) shut() {
+	if l.events >= 0 {
+		_ = l.c.DomainEventDeregister(l.events)
+	}
+	_ = l.c.UnregisterCloseCallback()
 	_, _ = l.c.Close()
 }
 
@@ -147,10 +191,14 @@ func do[T any](ctx context.Context, l *conn, f func() (T, error)) (T, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if !l.enter() {
+		return zero, &linkError{unreachable, "the connection is closed"}
+	}
 	done := make(chan result, 1)
 	go func() {
 		v, err := f()
 		done <- result{v, err}
+		l.leave()
 	}()
 	select {
 	case r := <-done:
