@@ -1,6 +1,7 @@
 package libvirt
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -123,5 +124,43 @@ func TestResolveNamesTheContentOfEachHostsBase(t *testing.T) {
 	a.cut()
 	if _, err := p.Resolve(t.Context(), good()); err == nil {
 		t.Error("half of the hosts stand for all")
+	}
+}
+
+func TestAPreflightMakesNoPool(t *testing.T) {
+	t.Parallel()
+	for _, readOnly := range []bool{true, false} {
+		h := newFakeHost()
+		h.dirs = map[string]bool{"/srv/images": true}
+		p := opened(t, t.TempDir(), config(), h.dial)
+		p.readOnly = readOnly
+		spec := good()
+		spec.BaseImage = "/srv/images/base.qcow2"
+		found := p.Check(t.Context(), []any{spec})
+		if len(found) != 1 || found[0].Fatal || found[0].Attr != "base_image" || !strings.Contains(found[0].Detail, "/srv/images") {
+			t.Errorf("%+v", found)
+		}
+		if _, err := p.Resolve(t.Context(), spec); err == nil || providers.ClassOf(err) == providers.BadConfig {
+			t.Errorf("%v", err)
+		}
+		if len(h.pools) != 1 {
+			t.Errorf("pools: %v", h.pools)
+		}
+	}
+}
+
+func TestADirectoryThatCannotBeAPoolEndsTheBuildAndALostConnectionDoesNot(t *testing.T) {
+	t.Parallel()
+	for want, fail := range map[providers.Class]error{providers.BadConfig: nil, providers.Transient: &linkError{unreachable, "no"}, providers.Unknown: context.DeadlineExceeded} {
+		h := newFakeHost()
+		if fail != nil {
+			h.fail["PoolOf"] = fail
+		}
+		p := opened(t, t.TempDir(), config(), h.dial)
+		spec := good()
+		spec.BaseImage = "/nowhere/base.qcow2"
+		if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); providers.ClassOf(err) != want {
+			t.Errorf("%v: %v, want %s", fail, err, want)
+		}
 	}
 }

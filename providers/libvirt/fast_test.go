@@ -246,3 +246,42 @@ func TestATemplateThatStillBootsFromAnEarlierLifeIsEndedFirst(t *testing.T) {
 	p = opened(t, t.TempDir(), config(), h.dial)
 	templateOf(t, h, p, spec)
 }
+
+func TestATemplateThatEndsAtOnceIsAnErrorToRead(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	h.domains["x"] = &fakeDomain{domain: domain{Name: "x", Power: powerOn}, stopped: make(chan struct{})}
+	close(h.domains["x"].stopped)
+	err := untilSaid(t.Context(), &fakeLink{h: h}, "x", "what it never says")
+	if err == nil || strings.Contains(fmt.Sprint(err), "%!") || !strings.Contains(err.Error(), "booting x") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestARestoredGuestThatCouldBeNeitherToldNorScrappedIsToldByTheNextCall(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	spec := good()
+	spec.Fast = true
+	templateOf(t, h, p, spec)
+	h.mu.Lock()
+	h.fail["Send"], h.fail["Destroy"] = &linkError{failed, "no"}, &linkError{failed, "no"}
+	h.mu.Unlock()
+	if _, err := p.Create(t.Context(), asked("me-w1-2", spec)); providers.ClassOf(err) != providers.Unknown {
+		t.Fatalf("%v", err)
+	}
+	h.mu.Lock()
+	clear(h.fail)
+	h.mu.Unlock()
+	if in, err := p.Create(t.Context(), asked("me-w1-2", spec)); err != nil || in.State != providers.Running {
+		t.Fatalf("%+v, %v", in, err)
+	}
+	h.mu.Lock()
+	said := string(h.sent["rouse-me-w1-2"])
+	h.mu.Unlock()
+	if !strings.Contains(said, "the-token") {
+		t.Errorf("it runs and was told %q", said)
+	}
+	ended(t, p, "me-w1-2")
+}

@@ -3,7 +3,6 @@ package libvirt
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -114,34 +113,6 @@ func TestAForeignDomainInTheWayOfARestoreIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestARestoredGuestThatCouldBeNeitherToldNorScrappedIsToldByTheNextCall(t *testing.T) {
-	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Fast = true
-	templateOf(t, h, p, spec)
-	h.mu.Lock()
-	h.fail["Send"], h.fail["Destroy"] = &linkError{failed, "no"}, &linkError{failed, "no"}
-	h.mu.Unlock()
-	if _, err := p.Create(t.Context(), asked("me-w1-2", spec)); providers.ClassOf(err) != providers.Unknown {
-		t.Fatalf("%v", err)
-	}
-	h.mu.Lock()
-	clear(h.fail)
-	h.mu.Unlock()
-	if in, err := p.Create(t.Context(), asked("me-w1-2", spec)); err != nil || in.State != providers.Running {
-		t.Fatalf("%+v, %v", in, err)
-	}
-	h.mu.Lock()
-	said := string(h.sent["rouse-me-w1-2"])
-	h.mu.Unlock()
-	if !strings.Contains(said, "the-token") {
-		t.Errorf("it runs and was told %q", said)
-	}
-	ended(t, p, "me-w1-2")
-}
-
 func TestHostsMayHaveBaseImagesOfDifferentAge(t *testing.T) {
 	t.Parallel()
 	a, b, p := twoHosts(t)
@@ -237,78 +208,6 @@ func TestWatchOfOneHostDoesNotWaitForAnother(t *testing.T) {
 	}
 }
 
-func TestAPreflightMakesNoPool(t *testing.T) {
-	t.Parallel()
-	for _, readOnly := range []bool{true, false} {
-		h := newFakeHost()
-		h.dirs = map[string]bool{"/srv/images": true}
-		p := opened(t, t.TempDir(), config(), h.dial)
-		p.readOnly = readOnly
-		spec := good()
-		spec.BaseImage = "/srv/images/base.qcow2"
-		found := p.Check(t.Context(), []any{spec})
-		if len(found) != 1 || found[0].Fatal || found[0].Attr != "base_image" || !strings.Contains(found[0].Detail, "/srv/images") {
-			t.Errorf("%+v", found)
-		}
-		if _, err := p.Resolve(t.Context(), spec); err == nil || providers.ClassOf(err) == providers.BadConfig {
-			t.Errorf("%v", err)
-		}
-		if len(h.pools) != 1 {
-			t.Errorf("pools: %v", h.pools)
-		}
-	}
-}
-
-func TestATemplateThatEndsAtOnceIsAnErrorToRead(t *testing.T) {
-	t.Parallel()
-	h := newFakeHost()
-	h.domains["x"] = &fakeDomain{domain: domain{Name: "x", Power: powerOn}, stopped: make(chan struct{})}
-	close(h.domains["x"].stopped)
-	err := untilSaid(t.Context(), &fakeLink{h: h}, "x", "what it never says")
-	if err == nil || strings.Contains(fmt.Sprint(err), "%!") || !strings.Contains(err.Error(), "booting x") {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestOrphanTimeIsRoundedUp(t *testing.T) {
-	t.Parallel()
-	req := asked("me-w1-1", good())
-	req.Agent.Orphan = 1500 * time.Millisecond
-	b, err := agentSettings(req)
-	if err != nil || !strings.Contains(string(b), `"orphan_seconds":2,`) {
-		t.Errorf("%s, %v", b, err)
-	}
-}
-
-func TestAPoolIsRememberedForAsLongAsTheEndIsAskedFor(t *testing.T) {
-	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	if _, err := p.Create(t.Context(), asked("me-w1-1", good())); err != nil {
-		t.Fatal(err)
-	}
-	h.fail["DeleteVolume"] = &linkError{failed, "busy"}
-	if err := p.Destroy(t.Context(), "me-w1-1"); err == nil {
-		t.Fatal("its disk is there")
-	}
-	p.records.mu.Lock()
-	rec := p.records.all["me-w1-1"]
-	p.records.mu.Unlock()
-	rec.EndedAt = rec.EndedAt.Add(-2 * keepEnded)
-	if err := p.records.save("me-w1-1", rec); err != nil {
-		t.Fatal(err)
-	}
-	h.down = &linkError{unreachable, "no"}
-	h.cut()
-	if err := p.Destroy(t.Context(), "me-w1-1"); err == nil || providers.ClassOf(err) == providers.NotFound {
-		t.Fatalf("%v", err)
-	}
-	p.records.tidy()
-	if rec, ok := p.records.load("me-w1-1"); !ok || rec.Pool != "default" || rec.Host != "host" {
-		t.Errorf("%+v, %v", rec, ok)
-	}
-}
-
 func TestADiskThatIsPassedThroughIsNotShared(t *testing.T) {
 	t.Parallel()
 	lun := `<disk type='block' device='lun'><source dev='/dev/disk/by-id/x'/><target dev='sda'/></disk>`
@@ -321,22 +220,6 @@ func TestOnlyADiskThatIsPassedThrough(t *testing.T) {
 	t.Parallel()
 	if _, err := parseDomain(strings.Replace(small, "device='disk'", "device='lun'", 1), ""); err == nil || !strings.Contains(err.Error(), "passed through") {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestADirectoryThatCannotBeAPoolEndsTheBuildAndALostConnectionDoesNot(t *testing.T) {
-	t.Parallel()
-	for want, fail := range map[providers.Class]error{providers.BadConfig: nil, providers.Transient: &linkError{unreachable, "no"}, providers.Unknown: context.DeadlineExceeded} {
-		h := newFakeHost()
-		if fail != nil {
-			h.fail["PoolOf"] = fail
-		}
-		p := opened(t, t.TempDir(), config(), h.dial)
-		spec := good()
-		spec.BaseImage = "/nowhere/base.qcow2"
-		if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); providers.ClassOf(err) != want {
-			t.Errorf("%v: %v, want %s", fail, err, want)
-		}
 	}
 }
 

@@ -375,3 +375,13 @@ func TestClassesOfAHostsRefusals(t *testing.T) {
 		t.Error("an error that nobody knows")
 	}
 }
+
+func TestOrphanTimeIsRoundedUp(t *testing.T) {
+	t.Parallel()
+	req := asked("me-w1-1", good())
+	req.Agent.Orphan = 1500 * time.Millisecond
+	b, err := agentSettings(req)
+	if err != nil || !strings.Contains(string(b), `"orphan_seconds":2,`) {
+		t.Errorf("%s, %v", b, err)
+	}
+}

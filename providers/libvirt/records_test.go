@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/rouse-ci/rouse/providers"
 )
 
 func TestOnlyOldHalfWrittenRecordsAreRemoved(t *testing.T) {
@@ -37,5 +39,34 @@ func TestOnlyOldHalfWrittenRecordsAreRemoved(t *testing.T) {
 	}
 	if _, err := os.Stat(old); err == nil {
 		t.Error("an old one is left")
+	}
+}
+
+func TestAPoolIsRememberedForAsLongAsTheEndIsAskedFor(t *testing.T) {
+	t.Parallel()
+	h := newFakeHost()
+	p := opened(t, t.TempDir(), config(), h.dial)
+	if _, err := p.Create(t.Context(), asked("me-w1-1", good())); err != nil {
+		t.Fatal(err)
+	}
+	h.fail["DeleteVolume"] = &linkError{failed, "busy"}
+	if err := p.Destroy(t.Context(), "me-w1-1"); err == nil {
+		t.Fatal("its disk is there")
+	}
+	p.records.mu.Lock()
+	rec := p.records.all["me-w1-1"]
+	p.records.mu.Unlock()
+	rec.EndedAt = rec.EndedAt.Add(-2 * keepEnded)
+	if err := p.records.save("me-w1-1", rec); err != nil {
+		t.Fatal(err)
+	}
+	h.down = &linkError{unreachable, "no"}
+	h.cut()
+	if err := p.Destroy(t.Context(), "me-w1-1"); err == nil || providers.ClassOf(err) == providers.NotFound {
+		t.Fatalf("%v", err)
+	}
+	p.records.tidy()
+	if rec, ok := p.records.load("me-w1-1"); !ok || rec.Pool != "default" || rec.Host != "host" {
+		t.Errorf("%+v, %v", rec, ok)
 	}
 }
