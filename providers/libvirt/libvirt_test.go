@@ -2,6 +2,8 @@ package libvirt
 
 import (
 	"log/slog"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/rouse-ci/rouse/providers"
@@ -39,4 +41,15 @@ func TestConformance(t *testing.T) {
 			},
 		}
 	})
+}
+
+// program makes a script to be called. Another process writes it: what this one has open for writing, whoever it starts at that moment has open, too, and
+// then nobody can run it.
+func program(t *testing.T, name, text string) {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", `umask 077 && cat >"$0" && chmod 700 "$0"`, name)
+	cmd.Stdin = strings.NewReader("#!/bin/sh\n" + text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("write %s: %v: %s", name, err, out)
+	}
 }

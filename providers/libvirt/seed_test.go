@@ -151,14 +151,12 @@ func TestSeedsScriptStartsTheAgentOrSaysThatThereIsNone(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			program := func(name, text string) {
-				if err := os.WriteFile(filepath.Join(root, "bin", name), []byte("#!/bin/sh\n"+text), 0o700); err != nil {
-					t.Fatal(err)
-				}
+			tool := func(name, text string) {
+				program(t, filepath.Join(root, "bin", name), text)
 			}
-			program("systemctl", `echo "$*" >>'`+root+`/asked'`+"\n")
+			tool("systemctl", `echo "$*" >>'`+root+`/asked'`+"\n")
 			if c.agent {
-				program("rouse-worker", "")
+				tool("rouse-worker", "")
 			}
 			for _, tool := range []string{"mkdir", "base64", "chmod", "sh"} {
 				path, err := exec.LookPath(tool)

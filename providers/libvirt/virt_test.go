@@ -211,9 +211,7 @@ func TestSSHNeverAsks(t *testing.T) {
 	}
 	dir := t.TempDir()
 	ssh := filepath.Join(dir, "ssh")
-	if err := os.WriteFile(ssh, []byte("#!/bin/sh\necho \"$@\" >"+dir+"/said\nexit 1\n"), 0o700); err != nil { //nolint:gosec // a program
-		t.Fatal(err)
-	}
+	program(t, ssh, "echo \"$@\" >"+dir+"/said\nexit 1\n")
 	if _, err := dial(t.Context(), "qemu+ssh://nobody/system?command="+ssh, func(event) {}, func(error) {}); err == nil {
 		t.Fatal("connected to nobody")
 	} else if kindOf(err) == noLibrary {
