@@ -86,6 +86,8 @@ func (Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Dia
 			a.BadAt(b.LabelRanges[0], "Unsuitable name of a host", "%q must be letters, digits, dots, hyphens and underscores.", h.Name)
 		case slices.ContainsFunc(c.Hosts, func(o Host) bool { return o.Name == h.Name }):
 			a.BadAt(b.LabelRanges[0], "Duplicate host", "There is a host %q already.", h.Name)
+		case slices.ContainsFunc(c.Hosts, func(o Host) bool { return o.URI != "" && o.URI == h.URI }):
+			a.BadAt(b.DefRange, "The same host twice", "Another block has the URI %s, too: its room would be given away twice.", h.URI)
 		case h.URI == "":
 			a.BadAt(b.DefRange, "Host without a URI", "Say how to reach it, such as uri = \"qemu+ssh://root@%s/system\".", h.Name)
 		}

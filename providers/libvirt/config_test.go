@@ -56,6 +56,7 @@ func TestProviderBlocks(t *testing.T) {
 		{`uri = "system:///"`, []mistake{{1, "qemu:///system"}}},
 		{"vcpus = 0\nmemory = \"1MiB\"\nslots = -1", []mistake{{1, ""}, {2, "at least"}, {3, ""}}},
 		{`poool = "x"`, []mistake{{1, "pool"}}},
+		{"host \"a\" {\n  uri = \"qemu:///system\"\n}\nhost \"b\" {\n  uri = \"qemu:///system\"\n}", []mistake{{4, "given away twice"}}},
 		{"host \"a b\" {\n  uri = \"qemu:///system\"\n}", []mistake{{1, "must be letters"}}},
 		{"host \"a\" {\n  uri = \"qemu:///system\"\n}\nhost \"a\" {\n  uri = \"qemu:///system\"\n}", []mistake{{4, "already"}}},
 		{"host \"a\" {\n}", []mistake{{1, "without a URI"}}},
