@@ -9,6 +9,19 @@ import (
 	"github.com/rouse-ci/rouse/master/model"
 )
 
+// restless is more steps than a core takes in one second, whatever happens in it.
+const restless = 10_000
+
+// checkRest finds a core that wakes itself again and again.
+func (w *world) checkRest() {
+	if w.now.Sub(w.second) >= time.Second {
+		w.second, w.stepped = w.now, 0
+	}
+	if w.stepped++; w.stepped > restless {
+		w.fail("the core comes to rest", "%d steps since %s", w.stepped, w.second.Sub(epoch))
+	}
+}
+
 // disk is what the store would hold.
 type disk struct {
 	next      core.Saved

@@ -42,6 +42,8 @@ type world struct {
 	epoch      int
 	crashes    int
 	steps      int
+	second     time.Time // since when stepped counts
+	stepped    int
 	disk       *disk
 	cfg        core.Config // what people want
 	running    core.Config // what is applied
@@ -265,6 +267,7 @@ func (w *world) deliver(ev core.Event) bool {
 		w.trace("EVENT %T %+v", ev, ev)
 	}
 	w.steps++
+	w.checkRest()
 	b := w.core.Step(w.now, ev)
 	w.commit(b)
 	if c, ok := ev.(core.ConfigApplied); ok {
