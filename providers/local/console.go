@@ -72,8 +72,14 @@ func trim(dir string) {
 	_ = os.Truncate(name, 0)
 }
 
-// epitaph says how an agent ended, with the last thing that it said.
+// unknownEnd is said of an agent whose end nobody can tell the reason of: only its parent could, the process of the master that started it.
+const unknownEnd = "ended; only the master that started it could have seen how"
+
+// epitaph says how an agent ended: if it has ended itself, with the last thing that it said. What was killed did not know of it, so its last words explain nothing.
 func (p *provider) epitaph(key providers.Key, how string) string {
+	if !strings.HasPrefix(how, exitStatus) {
+		return how
+	}
 	out, _ := console(p.dir(key))
 	out = bytes.TrimSpace(out)
 	last := string(out[bytes.LastIndexByte(out, '\n')+1:])

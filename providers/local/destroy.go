@@ -3,6 +3,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -135,15 +136,16 @@ func (p *provider) watch(e entry) {
 			p.log.Error("an instance that ended has left processes", "key", e.Key, "error", err)
 		}
 		p.see(e.Key, e.kin)
-		how, ok := e.process.reap()
-		if !ok {
-			how = "ended while no master watched"
+		how := e.process.status()
+		if how == "" {
+			how, _ = e.process.reap()
 		}
 		_ = os.Remove(filepath.Join(dir, fileAgent))
-		text := p.epitaph(e.Key, how)
+		text := p.epitaph(e.Key, cmp.Or(how, unknownEnd))
 		if err := writeJSON(dir, fileExit, exit{Text: text, At: time.Now().UTC()}, false); err != nil {
 			p.log.Warn("cannot write down how an instance ended", "key", e.Key, "error", err)
 		}
+		e.process.reap() // last, so that whoever looks meanwhile can see its status
 		p.log.Warn("instance ended by itself", "key", e.Key, "worker", e.Worker, "how", text)
 	})
 }

@@ -77,10 +77,17 @@ func (p process) reap() (text string, ok bool) {
 	if pid, err := unix.Wait4(p.PID, &ws, unix.WNOHANG, nil); err != nil || pid != p.PID {
 		return "", false
 	}
+	return describe(ws), true
+}
+
+// exitStatus begins the text of an agent that has ended itself.
+const exitStatus = "exit status "
+
+func describe(ws unix.WaitStatus) string {
 	if ws.Signaled() {
-		return "killed by " + unix.SignalName(ws.Signal()), true
+		return "killed by " + unix.SignalName(ws.Signal())
 	}
-	return fmt.Sprintf("exit status %d", ws.ExitStatus()), true
+	return fmt.Sprintf(exitStatus+"%d", ws.ExitStatus())
 }
 
 // members picks the processes that belong to an instance and live. They are

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -104,6 +105,36 @@ func TestInstanceThatEndsByItselfIsFailedWithItsLastWords(t *testing.T) {
 	if in, err := p.Create(context.Background(), r.request(key, "")); err != nil || in.State != providers.Failed {
 		t.Errorf("Create again: %v %v, want the failed instance", in, err)
 	}
+}
+
+func TestKilledAgentIsNotBlamedOnItsLastWords(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	p := r.open()
+	key := r.create(p, standin("spam"))
+	r.ready(p, key)
+	in, err := p.Get(context.Background(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(in.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.until("failed, from the first look on with the signal", func() bool {
+		in, err := p.Get(context.Background(), key)
+		if err == nil && in.State == providers.Failed && in.Detail != "killed by SIGKILL" {
+			t.Fatalf("it ended so: %q", in.Detail)
+		}
+		return err == nil && in.State == providers.Failed
+	})
+	r.until("the same is written down", func() bool {
+		e, err := load(p.dir(key), key)
+		return err == nil && e.exit != nil && e.exit.Text == "killed by SIGKILL"
+	})
 }
 
 func TestConsoleIsBounded(t *testing.T) {

@@ -57,6 +57,24 @@ func parseStat(pid int, data []byte) (stat, error) {
 	return s, errors.Join(errs[:]...)
 }
 
+// status says how a process ended that nobody has waited for yet; "" if that cannot be seen. It does not wait for it.
+func (p process) status() string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/stat")
+	if err != nil || p.Boot != bootID() {
+		return ""
+	}
+	s, err := parseStat(p.PID, data)
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if err != nil || s.start != p.Start || !s.dead() || len(f) < 50 {
+		return ""
+	}
+	ws, err := strconv.ParseUint(f[49], 10, 32) // field 52, as of waitpid(2)
+	if err != nil {
+		return ""
+	}
+	return describe(unix.WaitStatus(ws))
+}
+
 // scan returns all processes, the dead that nobody has waited for included.
 func scan() ([]stat, error) {
 	d, err := os.Open("/proc")

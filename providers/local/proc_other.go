@@ -40,6 +40,9 @@ func readStat(pid int) (stat, error) {
 	return all[0], nil
 }
 
+// status cannot be seen here without waiting for the process.
+func (p process) status() string { return "" }
+
 // scan returns all processes, the dead that nobody has waited for included.
 func scan() ([]stat, error) { return ps("-ax") }
 

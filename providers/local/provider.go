@@ -3,6 +3,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -223,7 +224,7 @@ func (p *provider) show(e *entry) providers.Instance {
 	case e.process.alive():
 		in.State = providers.Running
 	case e.process.PID != 0:
-		in.State, in.Detail = providers.Failed, p.epitaph(e.Key, "ended")
+		in.State, in.Detail = providers.Failed, p.epitaph(e.Key, cmp.Or(e.process.status(), unknownEnd)) // watch has not written it down yet
 	case durable.Locked(p.dir(e.Key)):
 		in.State, in.Detail = providers.Pending, beingStarted
 	default:
