@@ -2,7 +2,6 @@ package steplog
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -25,12 +24,10 @@ const (
 // When they may not wait longer (decide), a beginning of four bytes or more that is at least half of a secret is masked, although it may be no
 // secret; a shorter one is let through, and if the secret's rest does follow, the rest is masked.
 type mask struct {
-	patterns [][]byte // longest first
-	least    int      // length of the shortest
-	skip     [1 << 12]uint8
-	tails    [proto.Header + 1]tail
-	queue    []*item // Writes that are not in the file, in order
-	pending  int     // bytes that these Writes had
+	words
+	tails   [proto.Header + 1]tail
+	queue   []*item // Writes that are not in the file, in order
+	pending int     // bytes that these Writes had
 }
 
 // tail is the end of one stream, as far as it matters for what follows.
@@ -53,8 +50,8 @@ type item struct {
 
 // newMask returns nil if there is nothing to mask. The notes say which secrets (by their number, from 1) are ignored.
 func newMask(secrets [][]byte) (*mask, []string) {
-	m := &mask{}
 	var notes []string
+	var patterns [][]byte
 	for i, s := range secrets {
 		whole := bytes.TrimRight(s, "\r\n")
 		if len(whole) < minSecret {
@@ -63,7 +60,7 @@ func newMask(secrets [][]byte) (*mask, []string) {
 		}
 		for piece := range slices.Chunk(whole, maxPattern) {
 			if len(piece) >= minSecret {
-				m.patterns = append(m.patterns, bytes.Clone(piece))
+				patterns = append(patterns, bytes.Clone(piece))
 			}
 		}
 		lines := bytes.Split(whole, []byte("\n"))
@@ -72,17 +69,14 @@ func newMask(secrets [][]byte) (*mask, []string) {
 		}
 		for _, line := range lines {
 			if line = bytes.TrimRight(line, "\r"); len(line) >= minLine && len(line) <= maxPattern {
-				m.patterns = append(m.patterns, bytes.Clone(line))
+				patterns = append(patterns, bytes.Clone(line))
 			}
 		}
 	}
-	if len(m.patterns) == 0 {
+	if len(patterns) == 0 {
 		return nil, notes
 	}
-	slices.SortFunc(m.patterns, func(a, b []byte) int { return cmp.Or(cmp.Compare(len(b), len(a)), bytes.Compare(a, b)) })
-	m.patterns = slices.CompactFunc(m.patterns, bytes.Equal)
-	m.skipTo()
-	return m, notes
+	return &mask{words: newWords(patterns)}, notes
 }
 
 // idle tells whether nothing earlier matters for a Write to the stream.
@@ -95,21 +89,7 @@ func (m *mask) clean(p []byte) bool {
 	if at, _ := m.match(p, 0); at >= 0 {
 		return false
 	}
-	n, _ := m.prefix(p)
-	return n == 0
-}
-
-// prefix returns the length of the longest end of p that is the beginning, but not the whole, of a pattern, and the shortest such pattern's length.
-func (m *mask) prefix(p []byte) (n, whole int) {
-	for _, pat := range m.patterns {
-		for k := min(len(pat)-1, len(p)); k > 0 && k >= n; k-- {
-			if p[len(p)-1] == pat[k-1] && p[len(p)-k] == pat[0] && bytes.HasSuffix(p, pat[:k]) {
-				n, whole = k, len(pat)
-				break
-			}
-		}
-	}
-	return n, whole
+	return m.prefix(p) == 0
 }
 
 // add takes one Write and decides about as much of its stream as it can.
@@ -134,7 +114,8 @@ func (m *mask) add(s proto.Stream, p []byte, end int64) {
 
 // rest finds the pattern that p may go on with, from k on. Less than minSecret of it is not worth a mistake, unless more may follow.
 func (m *mask) rest(p []byte) (k int, pat []byte) {
-	for _, pat := range m.patterns {
+	longestFirst := slices.SortedStableFunc(slices.Values(m.patterns), func(a, b []byte) int { return len(b) - len(a) })
+	for _, pat := range longestFirst {
 		for k := 1; k < len(pat); k++ {
 			if whole := pat[k:]; len(whole) >= minSecret && bytes.HasPrefix(p, whole) || bytes.HasPrefix(whole, p) {
 				return k, pat
@@ -158,12 +139,12 @@ type span struct{ from, to int }
 
 // settle decides about a stream's tail: up to where a secret may begin, or with force all of it.
 func (m *mask) settle(t *tail, force bool) {
-	open, whole := m.prefix(t.buf)
+	open := m.prefix(t.buf)
 	stop := len(t.buf) - open // bytes from here on may begin a secret
 	keep := stop
 	spans := m.find(t.buf)
 	if force {
-		if open >= minSecret && open*2 >= whole {
+		if open >= minSecret && open*2 >= m.shortest(t.buf[stop:]) {
 			for len(spans) > 0 && spans[len(spans)-1].from >= stop {
 				spans = spans[:len(spans)-1]
 			}
@@ -200,41 +181,6 @@ func (m *mask) settle(t *tail, force bool) {
 	if cap(t.buf) > 4*maxPending && len(t.buf) < maxPending {
 		t.buf = bytes.Clone(t.buf)
 	}
-}
-
-// skipTo makes the table with which match skips over what cannot be a secret (Wu and Manber, 1994): for each pair of bytes, how far its last
-// byte is at least from the end of the first len(shortest pattern) bytes of any pattern.
-func (m *mask) skipTo() {
-	m.least = len(m.patterns[len(m.patterns)-1])
-	for i := range m.skip {
-		m.skip[i] = uint8(min(m.least-1, 255))
-	}
-	for _, pat := range m.patterns {
-		for i := 1; i < m.least; i++ {
-			h := pair(pat[i-1], pat[i])
-			m.skip[h] = min(m.skip[h], uint8(min(m.least-1-i, 255)))
-		}
-	}
-}
-
-func pair(a, b byte) uint16 { return (uint16(a)<<5 ^ uint16(b)) & (1<<12 - 1) }
-
-// match returns the first place at or after from where a pattern is in p, and the end of the longest one there; -1 if there is none.
-func (m *mask) match(p []byte, from int) (at, to int) {
-	for i := from + m.least - 1; i < len(p); {
-		if skip := m.skip[pair(p[i-1], p[i])]; skip > 0 {
-			i += int(skip)
-			continue
-		}
-		at = i - m.least + 1
-		for _, pat := range m.patterns {
-			if bytes.HasPrefix(p[at:], pat) {
-				return at, at + len(pat)
-			}
-		}
-		i++
-	}
-	return -1, 0
 }
 
 // find returns where secrets are in p, overlapping ones joined.
@@ -289,7 +235,7 @@ func (m *mask) pop() {
 
 // recall reads what the file ends with, so that a secret whose beginning was let through or masked before a crash is recognised.
 func (m *mask) recall(f io.ReaderAt, size int64) error {
-	longest := max(len(m.patterns[0])-1, len(masked))
+	longest := max(m.most-1, len(masked))
 	c := liveCursor{f: f, off: int64(len(liveMagic))}
 	defer c.idle()
 	var ends [len(m.tails)][]byte
@@ -305,7 +251,7 @@ func (m *mask) recall(f io.ReaderAt, size int64) error {
 		ends[r.stream] = append(e[:0], e[max(0, len(e)-longest):]...)
 	}
 	for i, e := range ends {
-		n, _ := m.prefix(e)
+		n := m.prefix(e)
 		m.tails[i] = tail{buf: bytes.Clone(e[len(e)-n:]), shown: n, cut: bytes.HasSuffix(e, []byte(masked))}
 	}
 	return nil
