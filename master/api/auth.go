@@ -50,6 +50,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			switch {
 			case !ok:
 				w.Header().Set("WWW-Authenticate", `Bearer realm="rouse"`)
+				if r.Header.Get("Authorization") != "" {
+					writeProblem(w, http.StatusUnauthorized, "The token that was sent is not one of the configuration's token blocks: look at $ROUSE_TOKEN or -token-file, and at the block's secret.")
+					return
+				}
 				writeProblem(w, http.StatusUnauthorized, "A token is needed here: one of the configuration's token blocks, from $ROUSE_TOKEN or -token-file; or as \"Authorization: Bearer TOKEN\".")
 				return
 			case !read && c.role != "admin":

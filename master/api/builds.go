@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -24,7 +25,7 @@ func (p BuildPath) id() model.BuildID { return model.BuildID(p.ID) }
 func (p BuildPath) String() string    { return fmt.Sprintf("build %d", p.ID) }
 
 func (s *Server) registerBuilds() {
-	huma.Register(s.api, op(http.MethodGet, "/builds", "listBuilds", "builds", "List builds, newest first"), s.listBuilds)
+	huma.Register(s.api, op(http.MethodGet, "/builds", "listBuilds", "builds", "List builds, newest first", 404), s.listBuilds)
 	huma.Register(s.api, op(http.MethodGet, "/builds/{id}", "getBuild", "builds", "Show a build with its steps, its instance and its cost", 404), s.getBuild)
 	huma.Register(s.api, op(http.MethodPost, "/builds/{id}/cancel", "cancelBuild", "builds", "Cancel a build", 404, 409), s.cancelBuild)
 }
@@ -47,11 +48,46 @@ func (s *Server) listBuilds(ctx context.Context, in *struct {
 	for _, b := range rows {
 		out.Builds = append(out.Builds, s.build(b))
 	}
+	if len(rows) == 0 {
+		if err := s.knownBuilder(ctx, in.Builder); err != nil {
+			return nil, err
+		}
+		if err := s.knownWorker(ctx, in.Worker); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.explainWaits(ctx, out.Builds); err != nil {
+		return nil, s.failed(err, "the builds")
+	}
 	return &body[BuildList]{out}, nil
 }
 
 func (s *Server) build(b model.Build) Build {
 	return Build{Build: b, Duration: seconds(b.AssignedAt, s.until(b.FinishedAt))}
+}
+
+// explainWaits says of running builds whether they wait for an agent that was lost. The loop is asked only if any of them runs.
+func (s *Server) explainWaits(ctx context.Context, builds []Build) error {
+	if !slices.ContainsFunc(builds, func(b Build) bool { return b.Phase == model.BuildRunning }) {
+		return nil
+	}
+	snap, err := s.o.Engine.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	away := map[string]string{}
+	for i := range snap.Workers {
+		if w := &snap.Workers[i]; !w.AwaySince.IsZero() {
+			away[w.Worker.Name] = fmt.Sprintf("its agent has been away for %s; it waits another %s", s.o.Now().Sub(w.AwaySince).Round(time.Second),
+				w.AwayUntil.Sub(s.o.Now()).Round(time.Second))
+		}
+	}
+	for i := range builds {
+		if b := &builds[i]; b.Phase == model.BuildRunning {
+			b.Waits = away[b.Worker]
+		}
+	}
+	return nil
 }
 
 // until is the end of something, or now if it has not ended.
@@ -73,7 +109,11 @@ func (s *Server) getBuild(ctx context.Context, in *BuildPath) (*body[BuildDetail
 	if err != nil {
 		return nil, s.failed(err, in.String())
 	}
-	out := BuildDetail{Build: s.build(b), Steps: []Step{}}
+	shown := []Build{s.build(b)}
+	if err := s.explainWaits(ctx, shown); err != nil {
+		return nil, s.failed(err, in.String())
+	}
+	out := BuildDetail{Build: shown[0], Steps: []Step{}}
 	for _, st := range steps {
 		out.Steps = append(out.Steps, s.step(st))
 	}

@@ -217,16 +217,22 @@ func (c *Client) problem(resp *http.Response) error {
 		return p
 	}
 	p.Detail = m.Detail
+	if p.Detail == "validation failed" { // huma's words
+		p.Detail = "the master does not accept that:"
+	}
 	for _, e := range m.Errors {
 		if e != nil && e.Location == reportLocation {
 			p.Report, _ = json.Marshal(e.Value) // what was decoded can be encoded
 			continue
 		}
-		where := strings.TrimPrefix(e.Location, "body.")
-		p.Detail += fmt.Sprintf("\n  %s: %s", where, e.Message)
+		p.Detail += fmt.Sprintf("\n  %s: %s", inWords.Replace(e.Location), inWords.Replace(e.Message))
 	}
 	return p
 }
+
+// inWords puts the words of a check that huma has made into people's.
+var inWords = strings.NewReplacer("body.", "", "query.", "", "path.", "", "expected number >= ", "it must be at least ", "expected number <= ", "it must be at most ",
+	"expected length <= ", "it must not be longer than ")
 
 func closeBody(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again

@@ -28,7 +28,7 @@ func (s *Server) registerRequests() {
 	force := op(http.MethodPost, "/force", "force", "requests", "Ask for a build", 404, 422, 507)
 	force.DefaultStatus = http.StatusCreated
 	huma.Register(s.api, force, s.force)
-	huma.Register(s.api, op(http.MethodGet, "/requests", "listRequests", "requests", "List requests that are not done, best first"), s.listRequests)
+	huma.Register(s.api, op(http.MethodGet, "/requests", "listRequests", "requests", "List requests that are not done, best first", 404), s.listRequests)
 	huma.Register(s.api, op(http.MethodGet, "/requests/{id}", "getRequest", "requests", "Show a request", 404), s.getRequest)
 	huma.Register(s.api, op(http.MethodDelete, "/requests/{id}", "cancelRequest", "requests", "Cancel a request, whatever its state", 404, 409), s.cancelRequest)
 	huma.Register(s.api, op(http.MethodGet, "/requests/{id}/explain", "explainRequest", "requests", "Say why a request waits: each candidate and what blocks it", 404), s.explain)
@@ -73,6 +73,11 @@ func (s *Server) listRequests(ctx context.Context, in *struct {
 		}
 		if out.Total++; len(ids) < in.Limit {
 			ids = append(ids, r.ID)
+		}
+	}
+	if out.Total == 0 {
+		if err := s.knownBuilder(ctx, in.Builder); err != nil {
+			return nil, err
 		}
 	}
 	rows, err := s.o.Records.Requests(ctx, ids)

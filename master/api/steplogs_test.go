@@ -137,7 +137,7 @@ func TestUnknownLogsAndBuildsAreToldApart(t *testing.T) {
 		"/builds/99/steps/0/logs/stdio":              "There is no build 99.",
 		"/builds/1/steps/7/logs/stdio":               `There is no log "stdio" of step 7 of build 1.`,
 		"/builds/1/steps/0/logs/..%2F..%2Fetc/raw":   `There is no log "../../etc" of step 0 of build 1.`,
-		"/builds/1/steps/0/logs/stdio/follow?from=x": "validation failed",
+		"/builds/1/steps/0/logs/stdio/follow?from=x": "the master does not accept that:\n  from: invalid integer",
 	} {
 		err := c.Stream(t.Context(), path, nil, func(json.RawMessage) error { return nil })
 		var p *api.Problem

@@ -109,6 +109,7 @@ type TraceEntry struct {
 type Build struct {
 	model.Build
 	Duration float64 `json:"duration_seconds" doc:"from its assignment to its end, or until now"`
+	Waits    string  `json:"waits,omitempty" doc:"why a running build does not go on now"`
 }
 
 // BuildList is a list of builds, newest first.
@@ -151,10 +152,12 @@ type Worker struct {
 	MaxBuilds    int               `json:"max_builds" doc:"0: no limit"`
 	Price        float64           `json:"price" doc:"per hour"`
 	Tries        int               `json:"tries,omitempty" doc:"failed substantiations in a row"`
-	BackoffUntil time.Time         `json:"backoff_until,omitzero" doc:"no new instance before this"`
+	BackoffUntil time.Time         `json:"backoff_until,omitzero" doc:"no new instance before this; not there if it is past"`
 	LastError    string            `json:"last_error,omitempty"`
 	FailClass    string            `json:"failure_class,omitempty" doc:"of the last failure: the class of the provider's answer, or missing, lost, ended or vanished"`
 	ClassTries   int               `json:"failures_of_class,omitempty" doc:"failures of this class in a row"`
+	AwaySince    time.Time         `json:"away_since,omitzero" doc:"when the agent was lost that running builds wait for"`
+	AwayUntil    time.Time         `json:"away_until,omitzero" doc:"how long they wait; then they are tried again"`
 	Paused       string            `json:"paused,omitempty" doc:"why it gets no builds"`
 	Retired      bool              `json:"retired,omitempty" doc:"not in the configuration any more"`
 }

@@ -16,7 +16,7 @@ import (
 var noBuilds = []model.BuildID{}
 
 func (s *Server) registerViews() {
-	huma.Register(s.api, op(http.MethodGet, "/instances", "listInstances", "workers", "List instances"), s.listInstances)
+	huma.Register(s.api, op(http.MethodGet, "/instances", "listInstances", "workers", "List instances", 404), s.listInstances)
 	huma.Register(s.api, op(http.MethodGet, "/builders", "listBuilders", "configuration", "List builders and their queues"), s.listBuilders)
 	huma.Register(s.api, op(http.MethodGet, "/schedulers", "listSchedulers", "configuration", "List schedulers"), s.listSchedulers)
 	huma.Register(s.api, op(http.MethodGet, "/timers", "listTimers", "master", "List every deadline that is armed, the next one first"), s.listTimers)
@@ -53,6 +53,11 @@ func (s *Server) listInstances(ctx context.Context, in *struct {
 			if !live[m.Key] && len(out.Instances) < in.Limit {
 				out.Instances = append(out.Instances, s.instance(m))
 			}
+		}
+	}
+	if len(out.Instances) == 0 {
+		if err := s.knownWorker(ctx, in.Worker); err != nil {
+			return nil, err
 		}
 	}
 	return &body[InstanceList]{out}, nil

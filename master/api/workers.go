@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -31,9 +32,14 @@ func (s *Server) listWorkers(ctx context.Context, _ *struct{}) (*body[WorkerList
 	out := WorkerList{Workers: []Worker{}}
 	for i := range snap.Workers {
 		w := &snap.Workers[i]
+		backoff := w.BackoffUntil
+		if !backoff.After(s.o.Now()) {
+			backoff = time.Time{}
+		}
 		out.Workers = append(out.Workers, Worker{Name: w.Worker.Name, Provider: w.Worker.Provider, State: w.State, Attached: w.Attached, Instance: w.Instance,
-			Builds: append(noBuilds, w.Builds...), MaxBuilds: w.Worker.MaxBuilds, Price: w.Worker.Price, Tries: w.Tries, BackoffUntil: w.BackoffUntil,
-			LastError: w.LastError, FailClass: w.FailClass, ClassTries: w.ClassTries, Paused: w.Paused, Retired: w.Retired})
+			Builds: append(noBuilds, w.Builds...), MaxBuilds: w.Worker.MaxBuilds, Price: w.Worker.Price, Tries: w.Tries, BackoffUntil: backoff,
+			LastError: w.LastError, FailClass: w.FailClass, ClassTries: w.ClassTries, Paused: w.Paused, Retired: w.Retired,
+			AwaySince: w.AwaySince, AwayUntil: w.AwayUntil})
 	}
 	return &body[WorkerList]{out}, nil
 }
@@ -87,6 +93,10 @@ func (s *Server) unpauseWorker(ctx context.Context, in *workerOrder) (*body[Done
 func (s *Server) endWorker(ctx context.Context, in *workerOrder) (*body[Done], error) {
 	return s.order(ctx, in, func(w *core.WorkerView) (core.Event, error) {
 		if w.Instance == "" {
+			if w.Worker.Provider == "" {
+				return nil, problem(http.StatusConflict, "Worker %q is a standard one, which somebody else starts: it has no instance that could be ended. "+
+					"To give it no more builds: pause; to end what it runs: cancel its builds.", in.Name)
+			}
 			return nil, problem(http.StatusConflict, "Worker %q has no instance now.", in.Name)
 		}
 		return core.EndAsked{Worker: in.Name, Reason: reason(ctx, in.Reason)}, nil

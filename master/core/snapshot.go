@@ -28,6 +28,8 @@ type WorkerView struct {
 	State        string // latent.State's name; for a standard worker "attached" or "detached"
 	Attached     bool
 	Session      model.SessionID
+	AwaySince    time.Time // zero unless builds wait for an agent that was lost
+	AwayUntil    time.Time // then they are tried again
 	Instance     model.InstanceKey
 	Builds       []model.BuildID
 	Tries        int

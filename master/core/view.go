@@ -72,7 +72,25 @@ func (w *worker) view() WorkerView {
 	for _, b := range w.builds {
 		v.Builds = append(v.Builds, b.ID)
 	}
+	if since := w.awaySince(); !since.IsZero() {
+		v.AwaySince, v.AwayUntil = since, since.Add(ResumeGrace)
+	}
 	return v
+}
+
+// awaySince is when the agent was lost that running builds wait for; zero if none does.
+func (w *worker) awaySince() time.Time {
+	if w.facts.Session != 0 || w.facts.Running == 0 {
+		return time.Time{}
+	}
+	switch in := w.facts.Instance; {
+	case in == nil:
+		return w.lostAt
+	case in.Doomed: // its builds are being stopped
+		return time.Time{}
+	default:
+		return in.LostAt
+	}
 }
 
 func (w *worker) state() string {
@@ -115,8 +133,18 @@ func (s *State) Explain(now time.Time, id model.RequestID) (Explanation, bool) {
 	ex := Explanation{Request: r.Request}
 	if r.State != model.RequestWaiting {
 		ex.Text = fmt.Sprintf("build %d works on it", r.Build)
-		if b := s.builds[r.Build]; b != nil && b.Phase == model.BuildPreparing {
+		b := s.builds[r.Build]
+		if b == nil {
+			return ex, true
+		}
+		w := s.workers[b.Worker]
+		since := w.awaySince()
+		switch {
+		case b.Phase == model.BuildPreparing:
 			ex.Text = fmt.Sprintf("build %d has worker %s, which is being substantiated", r.Build, b.Worker)
+		case !since.IsZero():
+			ex.Text += fmt.Sprintf("; the agent of worker %s has been away for %s: the build waits for it another %s, and is then tried again", w.cfg.Name,
+				now.Sub(since).Round(time.Second), since.Add(ResumeGrace).Sub(now).Round(time.Second))
 		}
 		return ex, true
 	}

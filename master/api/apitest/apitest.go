@@ -243,7 +243,10 @@ func (w *World) Steps(_ context.Context, build model.BuildID) ([]model.Step, err
 }
 
 // Instances implements api.Records.
-func (w *World) Instances(context.Context, string, int) ([]model.Instance, error) {
+func (w *World) Instances(_ context.Context, worker string, _ int) ([]model.Instance, error) {
+	if worker != "" && worker != "linux-1" {
+		return nil, nil
+	}
 	return []model.Instance{
 		{Key: "abc-linux-1-2", Worker: "linux-1", Provider: "here", ProviderID: "4711", State: model.InstanceAttached, AskedAt: At(3 * time.Minute), Price: 0.12},
 		{Key: "abc-linux-1-1", Worker: "linux-1", Provider: "here", ProviderID: "4242", State: model.InstanceGone, Reason: "idle", AskedAt: At(time.Hour),
