@@ -49,22 +49,6 @@ func TestSingleDashLongFlagsAreTakenAsTerraformDoes(t *testing.T) {
 	}
 }
 
-func TestHelpOfEveryCommandHasAnExampleAndFits(t *testing.T) {
-	t.Parallel()
-	a := &app{kinds: kinds(), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
-	for _, c := range a.root().Commands() {
-		if c.Example == "" && c.Name() != "version" && c.Name() != "completion" && c.Name() != "help" {
-			t.Errorf("%s has no example", c.Name())
-		}
-		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
-			t.Errorf("%s: %q is no short text", c.Name(), c.Short)
-		}
-		if strings.Contains(oneDash(c.LocalFlags().FlagUsages()), " --") {
-			t.Errorf("%s shows two dashes:\n%s", c.Name(), oneDash(c.LocalFlags().FlagUsages()))
-		}
-	}
-}
-
 func TestCertificateThatNobodyKnowsIsAnsweredWithTheOption(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -185,8 +169,8 @@ func TestFollowingALogGoesOnWhereItBrokeOff(t *testing.T) {
 		}
 		real.ServeHTTP(rw, r)
 	}))
-	p := &logPrinter{s: s, w: bufio.NewWriter(out)}
-	if err := p.read(t.Context(), logPath(1, 0, "stdio"), &logOptions{follow: true}); err != nil {
+	p := &logPrinter{s: s, w: bufio.NewWriter(out), build: 1}
+	if err := p.read(t.Context(), 0, "stdio", &logOptions{follow: true}); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff("one\ntwo\na warning\ndone <b>&\nexit code 0\n", out.String()); diff != "" {

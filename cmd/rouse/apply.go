@@ -31,7 +31,7 @@ func (f *applyFlags) register(c *cobra.Command) {
 	c.Flags().BoolVar(&f.approve, "auto-approve", false, "do not ask")
 	c.Flags().BoolVar(&f.wait, "wait", false, "wait until the machines of the old configuration have ended, and show what is left")
 	c.Flags().BoolVar(&f.refresh, "refresh", true, "ask the providers what they hold; -refresh=false goes by the master's records, and skips the preflight")
-	c.Flags().StringVar(&f.reason, "reason", "", "why, for people (`text`)")
+	c.Flags().StringVar(&f.reason, "reason", "", "`TEXT` that tells people why")
 }
 
 func newApplyCmd(a *app) *cobra.Command {
@@ -45,9 +45,8 @@ that is done, or nothing: if another configuration was applied since, or an imag
 An apply is one transaction. It becomes the next generation, or nothing has changed. Running builds go on, and end with the definition that they began
 with; machines of an old definition end when they are idle. -wait waits for that.
 
-Without a terminal nobody can be asked: say -auto-approve, or apply a saved plan with it.
-
-Exit codes: 0 it is in force (or there was nothing to do), 1 nothing was changed, 130 interrupted.`,
+Without a terminal nobody can be asked: say -auto-approve, or apply a saved plan with it.`,
+		Annotations: exits("0 it is in force, or there was nothing to do", "1 an error, or not approved: nothing was changed, unless it is said that this is not known", "130 interrupted by Ctrl-C or SIGTERM; it is said what is in force"),
 		Example: `  rouse apply
   rouse apply -auto-approve -wait
   rouse plan -out=monday.plan && rouse apply monday.plan`,

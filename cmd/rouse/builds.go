@@ -23,10 +23,10 @@ func newBuildsCmd(a *app) *cobra.Command {
   rouse builds -before=100             # the page before build 100`,
 		Args: args(cobra.NoArgs),
 	}
-	c.Flags().StringVar(&builder, "builder", "", "only of this `builder`")
-	c.Flags().StringVar(&worker, "worker", "", "only on this `worker`")
-	c.Flags().IntVar(&limit, "limit", 20, "at most this `many`, up to 1000")
-	c.Flags().IntVar(&before, "before", 0, "only builds with smaller `numbers`")
+	c.Flags().StringVar(&builder, "builder", "", "only of this `BUILDER`")
+	c.Flags().StringVar(&worker, "worker", "", "only on this `WORKER`")
+	c.Flags().IntVar(&limit, "limit", 20, "at most this `NUMBER`, up to 1000")
+	c.Flags().IntVar(&before, "before", 0, "only builds before number `N`")
 	_ = c.RegisterFlagCompletionFunc("builder", a.complete(builderNames))
 	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
@@ -133,7 +133,7 @@ A cancelled request ends at once while it waits, and also while its worker is be
 		Args:              args(cobra.ExactArgs(2)),
 		ValidArgsFunction: a.complete(words("request", "build"), requestOrBuild),
 	}
-	c.Flags().StringVar(&reason, "reason", "", "why, for people (`text`)")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT` that tells people why")
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
 		noun, id, err := number(given, "request", "build")
 		if err != nil {

@@ -35,10 +35,10 @@ func defaultState() string {
 }
 
 func (f *clientFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.state, "state", "", "the master's state `directory`, where its local socket is (default $ROUSE_STATE or ./rouse-state)")
+	c.Flags().StringVar(&f.state, "state", "", "the master's state `DIR`, where its local socket is (default $ROUSE_STATE or ./rouse-state)")
 	c.Flags().StringVar(&f.master, "master", "", "`URL` of a master on another machine (default $ROUSE_MASTER)")
-	c.Flags().StringVar(&f.tokenFile, "token-file", "", "`file` that holds the token for -master (default: the token is in $ROUSE_TOKEN)")
-	c.Flags().StringVar(&f.ca, "ca", "", "`file` of certificates (PEM) to trust instead of the system's")
+	c.Flags().StringVar(&f.tokenFile, "token-file", "", "`FILE` that holds the token for -master (default: the token is in $ROUSE_TOKEN)")
+	c.Flags().StringVar(&f.ca, "ca", "", "`FILE` of certificates (PEM) to trust instead of the system's")
 	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	_ = c.MarkFlagDirname("state")
 }

@@ -33,10 +33,9 @@ func newFmtCmd(a *app) *cobra.Command {
 		Use:   "fmt [DIR|FILE|-]...",
 		Short: "Tidy the layout of configuration files",
 		Long: `Rewrites *.hcl files in the usual layout and prints the names of those that changed. A directory (default: this one) stands for its files;
-"-" reads standard input and writes standard output. JSON files are left alone.
-
-Exit codes: 0 done; 2 a file is missing or cannot be parsed (it is left as it is); 3 with -check, something would change.`,
-		Example: "  rouse fmt\n  rouse fmt -check -diff -recursive\n  rouse fmt - < draft.hcl",
+"-" reads standard input and writes standard output. JSON files are left alone.`,
+		Annotations: exits("0 it is done", "1 the command line is wrong", "2 a file is missing or cannot be parsed; it is left as it is", "3 with -check: something would change"),
+		Example:     "  rouse fmt\n  rouse fmt -check -diff -recursive\n  rouse fmt - < draft.hcl",
 		RunE: func(_ *cobra.Command, given []string) error {
 			if len(given) == 0 {
 				given = []string{"."}

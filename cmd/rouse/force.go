@@ -32,27 +32,25 @@ func newForceCmd(a *app) *cobra.Command {
 Without -wait, the program ends as soon as the request is stored: from then on it is built, whatever happens to the master.
 With -wait or -follow it stays until the end, and the exit code tells the result. Ctrl-C then ends the program, not the build.
 
-A property's value is read as JSON if it is JSON (3, true, ["a"]), else as text.
-
-Exit codes: 0 success or warnings (without -wait: the request is stored), 1 every other result of the build, 3 an error: the command is wrong, the
-master does not answer or refuses, and no result is known; 130 after Ctrl-C.`,
-		Annotations: map[string]string{errorCode: "3"},
+A property's value is read as JSON if it is JSON (3, true, ["a"]), else as text.`,
+		Annotations: exits("0 the build ended with success or warnings; without -wait or -follow: the request is stored", "1 the build ended otherwise", "3 no result is known: the command line is wrong, the master does not answer, or it refuses", "130 interrupted by Ctrl-C or SIGTERM; the build goes on"),
 		Example: `  rouse force hello
   rouse force hello -wait -branch=main -property=suite=fast -reason="try the new compiler"
   rouse force hello -follow                # prints the logs as they grow`,
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.complete(builderNames),
 	}
+	c.Annotations[errorCode] = "3"
 	fl := c.Flags()
-	fl.StringVar(&o.Scheduler, "scheduler", "", "force `scheduler` to use (default: the first that reaches the builder)")
+	fl.StringVar(&o.Scheduler, "scheduler", "", "force `SCHEDULER` to use (default: the first that reaches the builder)")
 	fl.StringVar(&o.Repository, "repository", "", "`URL` to build from, if not the configured one")
-	fl.StringVar(&o.Branch, "branch", "", "`branch` to build")
-	fl.StringVar(&o.Revision, "revision", "", "`revision` to build")
-	fl.StringVar(&o.Project, "project", "", "`name` of the project")
-	fl.StringVar(&o.Reason, "reason", "", "why, for people (`text`)")
-	fl.StringArrayVar(&o.properties, "property", nil, "set a property: `NAME=VALUE`; may be repeated")
-	fl.IntVar(&o.priority, "priority", 0, "`number`: higher goes first (default: the scheduler's)")
-	fl.StringVar(&o.Worker, "worker", "", "only this `worker` may build it")
+	fl.StringVar(&o.Branch, "branch", "", "`BRANCH` to build")
+	fl.StringVar(&o.Revision, "revision", "", "`REVISION` to build")
+	fl.StringVar(&o.Project, "project", "", "`NAME` of the project")
+	fl.StringVar(&o.Reason, "reason", "", "`TEXT` that tells people why")
+	fl.StringArrayVar(&o.properties, "property", nil, "set a property: `NAME=VALUE` (repeatable)")
+	fl.IntVar(&o.priority, "priority", 0, "priority of the request, a `NUMBER`: the highest goes first (default: the scheduler's)")
+	fl.StringVar(&o.Worker, "worker", "", "only this `WORKER` may build it")
 	fl.BoolVar(&o.wait, "wait", false, "wait for the end; the exit code tells the result")
 	fl.BoolVar(&o.follow, "follow", false, "print the logs as they grow; implies -wait")
 	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))

@@ -21,7 +21,7 @@ directory again (reload), from an apply or from a rollback.`,
 		Example: "  rouse generations\n  rouse generations -json",
 		Args:    args(cobra.NoArgs),
 	}
-	c.Flags().IntVar(&limit, "limit", 20, "at most this `many`, up to 1000")
+	c.Flags().IntVar(&limit, "limit", 20, "at most this `NUMBER`, up to 1000")
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
 		var out api.GenerationList
 		if err := s.Get(ctx, "/generations", url.Values{"limit": {strconv.Itoa(limit)}}, &out); err != nil {

@@ -24,7 +24,7 @@ func newImageCmd(a *app) *cobra.Command {
 		Long:  "Builds images of machines with rouse's agent inside, and tests them: an image that boots and stays silent costs hours.",
 		Example: `  rouse image list
   rouse image build minimal -out images
-  rouse image test minimal -dir images`,
+  rouse image test minimal -dir images -listen 192.168.122.1:0`,
 		Args: cobra.ArbitraryArgs,
 		RunE: a.onlyCommands,
 	}
@@ -34,7 +34,7 @@ func newImageCmd(a *app) *cobra.Command {
 
 func newImageListCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the images that can be built", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List the images that can be built", Example: "  rouse image list", Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			t := newTable(a)
 			t.head("IMAGE", "WHAT IT IS")
@@ -138,9 +138,8 @@ The guest is thrown away, whatever happens. The guest must reach -listen: an add
 
 Any image can be tested: -image, -identity and -memory say what rouse's own images are known by. One whose agent has the master's address, a password and
 its name from elsewhere is booted with identity "dhcp" or "none", and the test takes the address (-listen), the name (-worker) and the password
-(-password-file) that it has.
-
-Exit codes: 0 it does, 1 it does not; then the last lines of the guest's console are printed.`,
+(-password-file) that it has.`,
+		Annotations: exits("0 it does", "1 it does not (the last lines of the guest's console are printed), or it could not be tried"),
 		Example: `  rouse image test minimal -dir images -listen 192.168.122.1:0
   rouse image test -image /srv/worker.qcow2 -identity nocloud -memory 1GiB -listen 192.168.122.1:0`,
 		Args:              args(cobra.MaximumNArgs(1)),
@@ -164,8 +163,8 @@ Exit codes: 0 it does, 1 it does not; then the last lines of the guest's console
 	c.Flags().StringVar(&given.Memory, "memory", "", "`SIZE` of the guest's memory, such as 512MiB")
 	c.Flags().StringVar(&t.worker, "worker", t.worker, "the worker's `NAME`")
 	c.Flags().StringVar(&t.password, "password-file", "", "`FILE` with the password that the image has")
-	c.Flags().DurationVar(&t.orphan, "orphan", t.orphan, "after how long without a master the guest ends; an image with a password knows that by itself")
-	c.Flags().DurationVar(&t.limit, "timeout", 10*time.Minute, "of the whole test")
+	c.Flags().DurationVar(&t.orphan, "orphan", t.orphan, "the guest ends after this `DURATION` without a master; an image with a password knows that by itself")
+	c.Flags().DurationVar(&t.limit, "timeout", 10*time.Minute, "`DURATION` of the whole test, at most")
 	_ = c.MarkFlagRequired("listen")
 	return c
 }

@@ -36,11 +36,10 @@ func newImagesCmd(a *app) *cobra.Command {
 that is not refused is taken.
 
 It reads the configuration in DIR (default: this directory) and asks the worker's provider from here, with the credentials that the
-configuration or this environment gives. No master is needed, and nothing is changed.
-
-Exit codes: 0 an image is taken, 1 none is, or something is wrong.`,
-		Example: "  rouse images linux\n  rouse images linux-1 contrib/examples/ec2 -json",
-		Args:    args(cobra.RangeArgs(1, 2)),
+configuration or this environment gives. No master is needed, and nothing is changed.`,
+		Annotations: exits("0 an image is taken", "1 none is, or an error"),
+		Example:     "  rouse images linux\n  rouse images linux-1 contrib/examples/ec2 -json",
+		Args:        args(cobra.RangeArgs(1, 2)),
 		RunE: func(c *cobra.Command, given []string) error {
 			o, err := flags.options(a)
 			if err != nil {

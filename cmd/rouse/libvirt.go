@@ -59,7 +59,7 @@ The workers are named, or taken from the configuration in the directory given wi
 	}
 	c.Flags().StringVar(&name, "name", name, "`NAME` of the network")
 	c.Flags().StringVar(&bridge, "bridge", bridge, "`NAME` of its bridge on the host")
-	c.Flags().StringVar(&subnet, "subnet", subnet, "its addresses; the host has the first `PREFIX`")
+	c.Flags().StringVar(&subnet, "subnet", subnet, "`PREFIX` of its addresses, of which the host has the first")
 	c.Flags().StringVar(&dir, "config", "", "take the workers from the configuration in `DIR`")
 	flags.register(c)
 	return c

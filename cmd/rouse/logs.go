@@ -33,7 +33,8 @@ func newLogsCmd(a *app) *cobra.Command {
 		Long: `Print the logs of a build: of all its steps, or of one, which is named by its name or number. When its instance failed the build, the last step, which
 nobody configured, has what that has printed.
 
-With -json each line is one object: its number, its stream ("s") and its text ("t").`,
+With -json each line is one object on a line of its own: the build, the step's number, the log's name, the line's number in it ("n", from 0), its stream ("s") and
+its text ("t").`,
 		Example: `  rouse logs 12
   rouse logs 12 test -f                # goes on until the step ends
   rouse logs 12 test -stream=stderr
@@ -43,10 +44,10 @@ With -json each line is one object: its number, its stream ("s") and its text ("
 	}
 	fl := c.Flags()
 	fl.BoolVarP(&o.follow, "follow", "f", false, "go on as the logs grow, until the build (or step) ends")
-	fl.StringVar(&o.stream, "stream", "", "only this `stream`: stdout, stderr or header")
-	fl.Int64Var(&o.from, "from", 0, "first `line`; negative: counted from the end")
-	fl.IntVar(&o.lines, "lines", 0, "at most this `many` lines of each log (default: all)")
-	fl.StringVar(&o.log, "log", stdio, "`name` of the log")
+	fl.StringVar(&o.stream, "stream", "", "only this `STREAM`: stdout, stderr or header")
+	fl.Int64Var(&o.from, "from", 0, "begin with line `N`; negative: counted from the end")
+	fl.IntVar(&o.lines, "lines", 0, "at most this `NUMBER` of lines of each log (default: all)")
+	fl.StringVar(&o.log, "log", stdio, "`NAME` of the log")
 	_ = c.RegisterFlagCompletionFunc("stream", cobra.FixedCompletions([]string{"stdout", "stderr", "header"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
 		if o.stream != "" && !slices.Contains([]string{"stdout", "stderr", "header"}, o.stream) {
@@ -56,12 +57,12 @@ With -json each line is one object: its number, its stream ("s") and its text ("
 		if err != nil {
 			return err
 		}
-		p := &logPrinter{s: s, w: bufio.NewWriter(s.stdout), stream: o.stream}
+		p := &logPrinter{s: s, w: bufio.NewWriter(s.stdout), stream: o.stream, build: model.BuildID(id)}
 		if len(given) == 2 {
-			return s.stepLog(ctx, p, model.BuildID(id), given[1], o)
+			return s.stepLog(ctx, p, given[1], o)
 		}
 		p.titles = true
-		return s.buildLogs(ctx, p, model.BuildID(id), o)
+		return s.buildLogs(ctx, p, o)
 	})
 }
 
@@ -82,12 +83,13 @@ func (o *logOptions) pick(st api.Step) string {
 	return ""
 }
 
-// logPrinter prints lines of logs: their text, or with -json the objects as they came.
+// logPrinter prints lines of logs: their text, or with -json objects.
 type logPrinter struct {
 	s      *session
 	w      *bufio.Writer
 	stream string
 	titles bool // name each step before its lines
+	build  model.BuildID
 }
 
 func (p *logPrinter) title(st api.Step) {
@@ -96,13 +98,21 @@ func (p *logPrinter) title(st api.Step) {
 	}
 }
 
-func (p *logPrinter) line(b json.RawMessage, l *api.Line) {
+// logLine is a line of a log as -json prints it: n begins again with each log, so it says which one this is.
+type logLine struct {
+	Build model.BuildID `json:"build"`
+	Step  int           `json:"step"`
+	Log   string        `json:"log"`
+	api.Line
+}
+
+func (p *logPrinter) line(l logLine) error {
 	if p.stream != "" && l.Stream != p.stream {
-		return
+		return nil
 	}
 	switch {
 	case p.s.json:
-		fmt.Fprintf(p.w, "%s\n", b)
+		return json.NewEncoder(p.w).Encode(l)
 	case l.Stream == "stderr":
 		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "31", l.Text))
 	case l.Stream == "header":
@@ -110,13 +120,15 @@ func (p *logPrinter) line(b json.RawMessage, l *api.Line) {
 	default:
 		fmt.Fprintln(p.w, l.Text)
 	}
+	return nil
 }
 
-// read prints one log: what is there in pages, or with follow as it comes.
-func (p *logPrinter) read(ctx context.Context, path string, o *logOptions) error {
+// read prints one log of a step: what is there in pages, or with follow as it comes.
+func (p *logPrinter) read(ctx context.Context, step int, log string, o *logOptions) error {
 	defer p.w.Flush()
 	const page = 10_000
-	c := &logCursor{p: p, next: o.from, left: o.lines}
+	path := fmt.Sprintf("/builds/%d/steps/%d/logs/%s", p.build, step, url.PathEscape(log))
+	c := &logCursor{p: p, step: step, log: log, next: o.from, left: o.lines}
 	var since time.Time
 	for {
 		query := url.Values{"from": {strconv.FormatInt(c.next, 10)}}
@@ -155,6 +167,8 @@ func (p *logPrinter) read(ctx context.Context, path string, o *logOptions) error
 // logCursor is how far a log was printed.
 type logCursor struct {
 	p     *logPrinter
+	step  int
+	log   string
 	next  int64 // number of the next line
 	seen  int
 	left  int // lines to print; 0: all
@@ -162,11 +176,13 @@ type logCursor struct {
 }
 
 func (c *logCursor) line(b json.RawMessage) error {
-	var l api.Line
-	if err := json.Unmarshal(b, &l); err != nil {
+	l := logLine{Build: c.p.build, Step: c.step, Log: c.log}
+	if err := json.Unmarshal(b, &l.Line); err != nil {
 		return err
 	}
-	c.p.line(b, &l)
+	if err := c.p.line(l); err != nil {
+		return err
+	}
 	c.next = l.N + 1
 	if c.seen++; c.seen == c.left {
 		return errEnough
@@ -179,12 +195,9 @@ func (c *logCursor) line(b json.RawMessage) error {
 
 var errEnough = errors.New("enough lines")
 
-func logPath(build model.BuildID, step int, name string) string {
-	return fmt.Sprintf("/builds/%d/steps/%d/logs/%s", build, step, url.PathEscape(name))
-}
-
 // stepLog prints the log of one step. With -f it waits for the step to begin.
-func (s *session) stepLog(ctx context.Context, p *logPrinter, id model.BuildID, step string, o *logOptions) error {
+func (s *session) stepLog(ctx context.Context, p *logPrinter, step string, o *logOptions) error {
+	id := p.build
 	for {
 		b, err := s.buildDetail(ctx, id, o.follow)
 		if err != nil {
@@ -194,7 +207,7 @@ func (s *session) stepLog(ctx context.Context, p *logPrinter, id model.BuildID, 
 		for _, st := range b.Steps {
 			if st.Name == step || strconv.Itoa(st.Number) == step {
 				if log := o.pick(st); log != "" {
-					return p.read(ctx, logPath(id, st.Number, log), o)
+					return p.read(ctx, st.Number, log, o)
 				}
 				if b.Phase == model.BuildDone || !o.follow {
 					return fmt.Errorf("step %q of build %d has no log named %q; it has %s", st.Name, id, o.log, listed(st.Logs))
@@ -214,8 +227,9 @@ func (s *session) stepLog(ctx context.Context, p *logPrinter, id model.BuildID, 
 }
 
 // buildLogs prints the logs of all steps in their order. With -f it goes on until the build ends.
-func (s *session) buildLogs(ctx context.Context, p *logPrinter, id model.BuildID, o *logOptions) error {
+func (s *session) buildLogs(ctx context.Context, p *logPrinter, o *logOptions) error {
 	defer p.w.Flush()
+	id := p.build
 	found := false
 	for next := 0; ; {
 		b, err := s.buildDetail(ctx, id, o.follow)
@@ -233,7 +247,7 @@ func (s *session) buildLogs(ctx context.Context, p *logPrinter, id model.BuildID
 			}
 			found = true
 			p.title(st)
-			if err := p.read(ctx, logPath(id, st.Number, log), o); err != nil {
+			if err := p.read(ctx, st.Number, log, o); err != nil {
 				return err
 			}
 		}
@@ -298,8 +312,8 @@ func (f *follower) follow(ctx context.Context, build model.BuildID) {
 	_ = f.wait() // the earlier attempt has ended
 	ctx, cancel := context.WithCancel(ctx)
 	f.build, f.cancel, f.ended = build, cancel, make(chan error, 1)
-	p := &logPrinter{s: f.s, w: bufio.NewWriter(f.s.stdout), titles: true}
-	go func() { f.ended <- f.s.buildLogs(ctx, p, build, &logOptions{follow: true, log: stdio}) }()
+	p := &logPrinter{s: f.s, w: bufio.NewWriter(f.s.stdout), titles: true, build: build}
+	go func() { f.ended <- f.s.buildLogs(ctx, p, &logOptions{follow: true, log: stdio}) }()
 }
 
 func (f *follower) wait() error {

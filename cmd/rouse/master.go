@@ -43,6 +43,7 @@ A master that starts goes on with the last generation, be it from rouse apply or
 force; then -config is the next generation.
 
 It logs to standard error: JSON unless that is a terminal.`,
+		Annotations: exits("0 it has ended as on_master_stop says, after Ctrl-C, SIGTERM or another master's -takeover", "1 an error: the configuration is not valid, the state is in use, …"),
 		Example: `  rouse master
   rouse master -config /etc/rouse -state /var/lib/rouse
   rouse master -takeover          # ends the master that uses this state, and goes on with its builds`,
@@ -50,9 +51,9 @@ It logs to standard error: JSON unless that is a terminal.`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runMaster(c, &f) },
 	}
 	f.config.register(c)
-	c.Flags().StringVar(&f.dir, "config", ".", "`directory` of the configuration's *.hcl files")
-	c.Flags().StringVar(&f.state, "state", defaultState(), "`directory` of the master's state")
-	c.Flags().StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	c.Flags().StringVar(&f.dir, "config", ".", "`DIR` of the configuration's *.hcl files")
+	c.Flags().StringVar(&f.state, "state", defaultState(), "`DIR` of the master's state")
+	c.Flags().StringVar(&f.level, "log-level", "info", "lowest `LEVEL` that is logged: debug, info, warn or error")
 	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	c.Flags().BoolVar(&f.json, "log-json", false, "log JSON, also to a terminal")
 	c.Flags().BoolVar(&f.takeover, "takeover", false, "end the master that uses the state, and go on with its builds")

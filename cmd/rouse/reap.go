@@ -59,9 +59,8 @@ takes the state for as long as it works, so that no master can begin, and opens 
 of -config.
 
 If the state is lost, its instances can still be found by their owner's tag, which their consoles, names and tags show: -owner ID -config DIR.
-There are no records then: EVERYTHING with this tag is destroyed, also what a master on another machine is using. The owner must be typed again.
-
-Exit codes: 0 nothing was found, 2 something was found (destroyed or not), 1 an error: what is there is not known, or could not be destroyed.`,
+There are no records then: EVERYTHING with this tag is destroyed, also what a master on another machine is using. The owner must be typed again.`,
+		Annotations: exits("0 nothing was found", "1 an error: what is there is not known, or could not be destroyed", "2 something was found, destroyed or not"),
 		Example: `  rouse reap -dry-run
   rouse reap cloud -auto-approve -json
   rouse reap -owner 33vramgvquqe -config /etc/rouse`,
@@ -74,7 +73,7 @@ Exit codes: 0 nothing was found, 2 something was found (destroyed or not), 1 an 
 	fl.BoolVar(&o.dry, "dry-run", false, "only list")
 	fl.BoolVar(&o.assent, "auto-approve", false, "destroy without asking")
 	fl.StringVar(&o.owner, "owner", "", "the state is lost: destroy everything that carries this owner's `ID`")
-	fl.StringVar(&o.dir, "config", "", "`directory` of the configuration whose providers are asked, if no master runs (default: as the state remembers it)")
+	fl.StringVar(&o.dir, "config", "", "`DIR` of the configuration whose providers are asked, if no master runs (default: as the state remembers it)")
 	_ = c.MarkFlagDirname("config")
 	c.RunE = func(c *cobra.Command, given []string) error {
 		provider := ""

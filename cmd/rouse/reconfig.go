@@ -15,11 +15,12 @@ func newReconfigCmd(a *app) *cobra.Command {
 		Use:   "reconfig",
 		Short: "Let the master read its configuration directory again",
 		Long: `The running master reads the directory again that it was started with, as for a SIGHUP, and puts it into force. A broken configuration changes nothing: every
-mistake is shown with its place, and the exit code is 1. Nobody is asked; to see first what would happen, use rouse plan and rouse apply.`,
-		Example: "  rouse reconfig",
-		Args:    args(cobra.NoArgs),
+mistake is shown with its place. Nobody is asked; to see first what would happen, use rouse plan and rouse apply.`,
+		Annotations: exits("0 it is in force, or nothing has changed", "1 an error: nothing was changed"),
+		Example:     "  rouse reconfig\n  rouse reconfig -reason=\"more workers\"",
+		Args:        args(cobra.NoArgs),
 	}
-	c.Flags().StringVar(&reason, "reason", "", "why, for people (`text`)")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT` that tells people why")
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
 		var out api.Applied
 		if err := s.Post(ctx, "/reconfig", nil, api.ReconfigAsk{Order: api.Order{Reason: reason}}, &out); err != nil {

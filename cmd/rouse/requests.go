@@ -22,9 +22,9 @@ func newRequestsCmd(a *app) *cobra.Command {
 		Example: "  rouse requests\n  rouse requests -only=waiting -builder=hello",
 		Args:    args(cobra.NoArgs),
 	}
-	c.Flags().StringVar(&state, "only", "", "only in this `state`: waiting or claimed")
-	c.Flags().StringVar(&builder, "builder", "", "only of this `builder`")
-	c.Flags().IntVar(&limit, "limit", 100, "at most this `many`, up to 1000")
+	c.Flags().StringVar(&state, "only", "", "only in this `STATE`: waiting or claimed")
+	c.Flags().StringVar(&builder, "builder", "", "only of this `BUILDER`")
+	c.Flags().IntVar(&limit, "limit", 100, "at most this `NUMBER`, up to 1000")
 	_ = c.RegisterFlagCompletionFunc("builder", a.complete(builderNames))
 	_ = c.RegisterFlagCompletionFunc("only", a.complete(words("waiting", "claimed")))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {

@@ -30,7 +30,10 @@ Options:
 {{.LocalFlags.FlagUsages | oneDash | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableInheritedFlags}}
 
 Options of every command:
-{{.InheritedFlags.FlagUsages | oneDash | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
+{{.InheritedFlags.FlagUsages | oneDash | trimTrailingWhitespaces}}{{end}}
+
+Exit codes:
+{{exitCodes .}}{{if .HasAvailableSubCommands}}
 
 Help on one command: {{.CommandPath}} COMMAND -help{{end}}
 `
@@ -55,6 +58,7 @@ Write a configuration, start a master, ask for a build, watch it:
 	}
 	cobra.EnableCommandSorting = false
 	cobra.AddTemplateFunc("oneDash", oneDash)
+	cobra.AddTemplateFunc("exitCodes", exitsOf)
 	root.SetUsageTemplate(usageTemplate)
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -74,6 +78,9 @@ Write a configuration, start a master, ask for a build, watch it:
 		newTraceCmd(a), newBuildersCmd(a))
 	add(root, "workers", newWorkersCmd(a), newInstancesCmd(a), newImagesCmd(a), newLibvirtCmd(a), newImageCmd(a), newPauseCmd(a), newUnpauseCmd(a), newEndCmd(a), newReapCmd(a))
 	add(root, "", a.newVersionCmd())
+	root.SetHelpCommand(newHelpCmd(a))
+	root.InitDefaultHelpCmd()
+	a.shells(root)
 	return root
 }
 

@@ -47,11 +47,10 @@ func newSimCmd(a *app) *cobra.Command {
 answers, agents that never attach, drop, return twice or are not who they say, crashes of the master at any point, clock jumps. Oracles check after
 each step, and at the end, that no instance is leaked or doubled, no busy one is destroyed, and every request ends exactly once.
 
-A seed is a whole day of virtual time, and always the same one. Each runs twice; the traces must be equal.
-
-Exit codes: 0 all is well, 1 an oracle failed.`,
-		Example: "  rouse sim -seeds 1000\n  rouse sim -first 4711 -seeds 1 -trace",
-		Args:    args(cobra.NoArgs),
+A seed is a whole day of virtual time, and always the same one. Each runs twice; the traces must be equal.`,
+		Annotations: exits("0 all is well", "1 an oracle failed, or an error"),
+		Example:     "  rouse sim -seeds 1000\n  rouse sim -first 4711 -seeds 1 -trace",
+		Args:        args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if trace {
 				_, err := sim.Run(sim.Options{Seed: first, Hours: hours, Trace: a.stdout})
@@ -60,9 +59,9 @@ Exit codes: 0 all is well, 1 an oracle failed.`,
 			return a.sim(c.Context(), first, seeds, hours, asJSON)
 		},
 	}
-	c.Flags().IntVar(&seeds, "seeds", 100, "how many days")
-	c.Flags().Uint64Var(&first, "first", 1, "the first seed")
-	c.Flags().IntVar(&hours, "hours", 6, "virtual `hours` of work and faults in each; a calm follows")
+	c.Flags().IntVar(&seeds, "seeds", 100, "`NUMBER` of seeds")
+	c.Flags().Uint64Var(&first, "first", 1, "the first `SEED`")
+	c.Flags().IntVar(&hours, "hours", 6, "virtual `HOURS` of work and faults in each; a calm follows")
 	c.Flags().BoolVar(&trace, "trace", false, "print every event, effect and fault of the first seed")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c

@@ -19,8 +19,8 @@ type configFlags struct {
 }
 
 func (f *configFlags) register(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.vars, "var", nil, "give a variable a value: -var NAME=VALUE (repeatable)")
-	c.Flags().StringArrayVar(&f.varFiles, "var-file", nil, "read variables' values from a `file` (repeatable; later files win)")
+	c.Flags().StringArrayVar(&f.vars, "var", nil, "give a variable a value: `NAME=VALUE` (repeatable)")
+	c.Flags().StringArrayVar(&f.varFiles, "var-file", nil, "read variables' values from a `FILE` (repeatable; later files win)")
 	_ = c.MarkFlagFilename("var-file")
 }
 
@@ -45,11 +45,10 @@ func newValidateCmd(a *app) *cobra.Command {
 		Short: "Find all mistakes of a configuration",
 		Long: `Reads all *.hcl and *.hcl.json files of a directory (default: this one) as one configuration and shows every mistake in it, those in the
 steps' expressions too. Nothing is dialled, no secret is read, no master is needed.
-Names that Buildbot has given up (slave, slavenames, builddir, …) are understood, and warned of with the name of today.
-
-Exit codes: 0 the configuration is valid (warnings allowed), 1 it is not.`,
-		Example: "  rouse validate\n  rouse validate -var branch=main contrib/examples/demo\n  rouse validate -json",
-		Args:    args(cobra.MaximumNArgs(1)),
+Names that Buildbot has given up (slave, slavenames, builddir, …) are understood, and warned of with the name of today.`,
+		Annotations: exits("0 the configuration is valid, perhaps with warnings", "1 it is not, or an error"),
+		Example:     "  rouse validate\n  rouse validate -var branch=main contrib/examples/demo\n  rouse validate -json",
+		Args:        args(cobra.MaximumNArgs(1)),
 		RunE: func(_ *cobra.Command, given []string) error {
 			o, err := flags.options(a)
 			if err != nil {
@@ -59,7 +58,7 @@ Exit codes: 0 the configuration is valid (warnings allowed), 1 it is not.`,
 		},
 	}
 	flags.register(c)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON in the shape of `terraform validate -json`")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON in the shape that terraform validate has")
 	return c
 }
 

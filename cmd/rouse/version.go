@@ -33,9 +33,10 @@ func programVersion() string {
 func (a *app) newVersionCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "version",
-		Short: "Show the version of this program",
-		Args:  args(cobra.NoArgs),
+		Use:     "version",
+		Short:   "Show the version of this program",
+		Example: "  rouse version\n  rouse version -json",
+		Args:    args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			v := versionInfo{Version: programVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Providers: sortedKeys(a.kinds)}
 			if asJSON {

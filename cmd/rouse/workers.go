@@ -67,8 +67,8 @@ func newInstancesCmd(a *app) *cobra.Command {
 		Args:    args(cobra.NoArgs),
 	}
 	c.Flags().BoolVar(&all, "all", false, "also those that are gone")
-	c.Flags().StringVar(&worker, "worker", "", "only of this `worker`")
-	c.Flags().IntVar(&limit, "limit", 100, "at most this `many`, up to 1000")
+	c.Flags().StringVar(&worker, "worker", "", "only of this `WORKER`")
+	c.Flags().IntVar(&limit, "limit", 100, "at most this `NUMBER`, up to 1000")
 	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
 		query := url.Values{"limit": {strconv.Itoa(limit)}}
@@ -125,7 +125,7 @@ func newOrderCmd(a *app, verb, short, long string, withReason bool) *cobra.Comma
 		ValidArgsFunction: a.complete(workerNames),
 	}
 	if withReason {
-		c.Flags().StringVar(&reason, "reason", "", "why, for people (`text`)")
+		c.Flags().StringVar(&reason, "reason", "", "`TEXT` that tells people why")
 	}
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
 		query := url.Values{}
