@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
 
@@ -21,33 +22,44 @@ import (
 
 const help = `rouse-worker runs what a rouse (or Buildbot) master asks for on this machine.
 
-  rouse-worker run [flags]    connect to the master and work until stopped
-  rouse-worker version        print the version
+A first worker, by hand: the master's configuration has a worker "w1" with a password, which is in a file that only you can read. The agent stays connected,
+tries again for ever when the master is away, and ends on SIGTERM or Ctrl-C (its commands are killed then). Commands survive a lost connection if the
+master is rouse. Builds happen below the base directory, one agent for each. With an unmodified Buildbot master use its worker protocol
+msgpack_experimental_v7.
 
-A first worker, by hand. The master's configuration has a worker "w1" with a password, which is in a file that only you can read:
+For one short-lived instance, a provider starts it with a configuration file instead, which is JSON with mode 0600:
 
-  rouse-worker run -master ws://ci.example.org:9989 -name w1 -password-file ~/.w1-password -basedir ~/w1
+  {"master": URL, "name": NAME, "token": TOKEN, "instance": KEY, "basedir": DIR, "orphan_seconds": 600, "on_end": "poweroff",
+   "ca_pem": "-----BEGIN…", "watch": "ec2", "remove": true}
 
-It stays connected, tries again for ever when the master is away, and ends on SIGTERM or Ctrl-C (its commands are killed then). Commands
-survive a lost connection if the master is rouse. Builds happen below the base directory, one agent for each.
-With an unmodified Buildbot master use its worker protocol msgpack_experimental_v7.
-
-For one short-lived instance, a provider starts it with a configuration file instead:
-
-  rouse-worker run -config FILE
-
-FILE is JSON with mode 0600: {"master": URL, "name": NAME, "token": TOKEN, "instance": KEY, "basedir": DIR, "orphan_seconds": 600,
-"on_end": "poweroff", "ca_pem": "-----BEGIN…", "watch": "ec2", "remove": true}. With "remove" the file is deleted as soon as it has been read.
-A virtual machine may carry the same JSON in base64 in an SMBIOS OEM string (type 11), "rouse.agent=…": then FILE is smbios:
+With "remove" the file is deleted as soon as it has been read. A virtual machine may carry the same JSON in base64 in an SMBIOS OEM string (type 11),
+"rouse.agent=…": then -config is smbios:
 
 With -watch ec2 it asks the instance metadata service every 5 s whether EC2 takes the machine back, and tells the master, which then gives the
 builds to other workers. AWS_EC2_METADATA_SERVICE_ENDPOINT names another service than http://169.254.169.254.
 
-Every flag can also be given as a variable: ROUSE_WORKER_MASTER for -master, ROUSE_WORKER_PASSWORD_FILE for -password-file, and so on;
-ROUSE_WORKER_PASSWORD and ROUSE_WORKER_TOKEN hold the secret itself. Flags win over variables, variables over the configuration file.
-There is no flag for the secret itself, since everybody on a machine can read command lines.
+Every option can also be given as a variable: ROUSE_WORKER_MASTER for -master, ROUSE_WORKER_PASSWORD_FILE for -password-file, and so on;
+ROUSE_WORKER_PASSWORD and ROUSE_WORKER_TOKEN hold the secret itself. Options win over variables, variables over the configuration file.
+There is no option for the secret itself, since everybody on a machine can read command lines.
 
-Flags of run:
+Usage:
+  rouse-worker COMMAND
+
+Commands:
+  run      Connect to the master and work until stopped
+  version  Show the version of this program
+  help     Show this
+
+Examples:
+  rouse-worker run -master ws://ci.example.org:9989 -name w1 -password-file ~/.w1-password -basedir ~/w1
+  rouse-worker run -config /run/rouse/agent.json
+
+Exit codes:
+  0    it has ended as it was told to
+  1    an error: a file cannot be read, the base directory is in use, …
+  2    the command line is wrong
+
+Options of run:
 `
 
 func main() { os.Exit(start(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -91,9 +103,12 @@ func (w wrongUsage) Unwrap() error { return w.error }
 func usage(w io.Writer) {
 	_, _ = io.WriteString(w, help)
 	var o options
-	fs := o.flags()
-	fs.SetOutput(w)
-	fs.PrintDefaults()
+	lines := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	o.flags().VisitAll(func(f *flag.Flag) {
+		value, text := flag.UnquoteUsage(f)
+		_, _ = fmt.Fprintf(lines, "      %s\t%s\n", strings.TrimSpace("-"+f.Name+" "+value), text)
+	})
+	_ = lines.Flush()
 }
 
 func run(args []string, stderr io.Writer) error {
