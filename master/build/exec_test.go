@@ -357,7 +357,8 @@ func TestDirectoriesTravelBothWays(t *testing.T) {
 	if read(t, art, "sub/tree/d/e/c") != "text 2" || read(t, art, "sub/tree/a") != "text 0" || read(t, art, "single") != "text 1" {
 		t.Error("files are missing")
 	}
-	for n, want := range []string{"downloaded tree", "downloaded single", "uploaded sub/tree (18 bytes)", "uploaded sub/tree (18 bytes)", "uploaded single (6 bytes)",
+	for n, want := range []string{"downloaded tree", "downloaded single", "uploaded to " + art + "/sub/tree (18 bytes)", "uploaded to " + art + "/sub/tree (18 bytes)",
+		"uploaded to " + art + "/single (6 bytes)",
 		"nothing is not there", "upload of single failed: larger than max_size"} {
 		if w.rows[n].Text != want {
 			t.Errorf("step %d: %s\n%s", n, w.rows[n].Text, w.log(n))

@@ -68,7 +68,7 @@ func (s *step) upload(spec *hcl.UploadSpec) (model.Result, string, error) {
 	if !d.ok() {
 		return model.Failure, fmt.Sprintf("upload of %s failed: %s", spec.From, d.Text), nil
 	}
-	return model.Success, "uploaded " + d.Out, nil
+	return model.Success, "uploaded to " + filepath.Join(s.Artifacts, s.artifactDir()) + "/" + d.Out, nil
 }
 
 // moved makes one transfer the next item of the step, between a line in the log that says what is done and one with what came of it.
@@ -198,11 +198,16 @@ func (s *step) artifacts() (*os.Root, error) {
 		return nil, err
 	}
 	defer closeRoot(top)
-	dir := path.Join(s.buildDir(), strconv.FormatInt(int64(s.job.ID), 10))
+	dir := s.artifactDir()
 	if err := top.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make the artifacts' directory: %w", err)
 	}
 	return top.OpenRoot(dir)
+}
+
+// artifactDir is where the build's artifacts are, below those of all.
+func (s *step) artifactDir() string {
+	return path.Join(s.buildDir(), strconv.FormatInt(int64(s.job.ID), 10))
 }
 
 func closeRoot(r *os.Root) { _ = r.Close() }
