@@ -33,6 +33,7 @@ func (l *loader) checkSteps() {
 				l.diags = append(l.diags, diags...)
 			}
 			s.decode(ctx, env, &l.diags, &[]string{})
+			l.checkProperty(s, ctx)
 		}
 		l.checkEnv(&l.cfg.Builders[i], shared)
 	}
