@@ -259,6 +259,8 @@ type Evaluated struct {
 	Spec    any      // *ShellSpec, *GitSpec, …
 	Run     bool     // what `when` said
 	Secrets [][]byte // values of the secrets that were read, to be masked in logs
+
+	Lengths map[string]int // of the values of these secrets, in bytes, by their names
 }
 
 // Options say where a configuration comes from.

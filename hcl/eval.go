@@ -69,6 +69,12 @@ func (s *Step) EvalContext(ctx context.Context, scope Scope, env *Env) (*Evaluat
 	if out.Secrets == nil {
 		out.Secrets = maskable(values, nil)
 	}
+	for name, value := range values {
+		if out.Lengths == nil {
+			out.Lengths = map[string]int{}
+		}
+		out.Lengths[name] = len(value)
+	}
 	diags = tidy(diags)
 	hide(diags, out.Secrets)
 	return out, diags

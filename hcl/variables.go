@@ -173,6 +173,7 @@ func (l *loader) variable(name string, b *hcl2.Block, all map[string]given) cty.
 		}
 	}
 	if sensitive {
+		l.shortSensitive(name, v, &b.DefRange)
 		v = v.Mark(secretMark{})
 	}
 	l.validations(name, v, content.Blocks)

@@ -1,0 +1,119 @@
+package hcl
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	hcl2 "github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
+)
+
+// Masked is the length in bytes from which on a secret, or the value of a sensitive variable, is masked in logs: a shorter one would mask everything.
+const Masked = 4
+
+// Hidden returns what the log of no build on a worker may show, whatever its steps use: the values of all sensitive variables, for its builders' and its instance's
+// environment may have them, and what the worker's provider and instance blocks make of them, if that does not hold them as they are (after base64encode,
+// say). Secrets, which only steps can use, are not among it.
+func (c *Config) Hidden(worker string) [][]byte {
+	values := c.sensitiveTexts()
+	if len(values) == 0 {
+		return nil
+	}
+	out := make([][]byte, 0, len(values))
+	for _, v := range values {
+		out = append(out, []byte(v))
+	}
+	i := slices.IndexFunc(c.Workers, func(w Worker) bool { return w.Name == worker })
+	if i < 0 {
+		return out
+	}
+	w := &c.Workers[i]
+	ctx := c.env.ctx
+	if n, err := strconv.Atoi(strings.TrimPrefix(w.Name, w.Pool+"-")); w.Pool != "" && err == nil {
+		ctx = withCount(ctx, n-1)
+	}
+	for _, body := range []hcl2.Body{c.bodies["provider."+w.Provider], c.bodies["worker."+w.Name]} {
+		for _, e := range expressionsOf(body, c.madeFromSecrets) {
+			v, diags := e.Value(ctx)
+			if diags.HasErrors() {
+				continue // it was decoded: something else of it is not known here
+			}
+			for _, text := range texts(v) {
+				if !slices.ContainsFunc(values, func(s string) bool { return strings.Contains(text, s) }) {
+					out = append(out, lines(text)...)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// sensitiveTexts are the values of sensitive variables as a log would show them. True and false are no secrets.
+func (c *Config) sensitiveTexts() (out []string) {
+	v, ok := c.root("var")
+	if !ok || !v.Type().IsObjectType() {
+		return nil
+	}
+	for _, e := range v.AsValueMap() {
+		if e.ContainsMarked() {
+			out = append(out, texts(e)...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// texts are the strings and numbers in a value, those in reach of a person who reads what was made of it.
+func texts(v cty.Value) (out []string) {
+	v, _ = v.UnmarkDeep()
+	_ = cty.Walk(v, func(_ cty.Path, leaf cty.Value) (bool, error) {
+		if ty := leaf.Type(); ty != cty.String && ty != cty.Number || !leaf.IsKnown() || leaf.IsNull() {
+			return true, nil
+		}
+		if s, err := convert.Convert(leaf, cty.String); err == nil && s.AsString() != "" {
+			out = append(out, s.AsString())
+		}
+		return true, nil
+	})
+	return out
+}
+
+// expressionsOf returns the expressions of some kind in a block and in the blocks in it.
+func expressionsOf(body hcl2.Body, is func(hcl2.Expression) bool) (out []hcl2.Expression) {
+	b, ok := body.(*hclsyntax.Body)
+	if !ok {
+		if body == nil {
+			return nil
+		}
+		attrs, _ := body.JustAttributes() // JSON, whose nested blocks are objects
+		for _, name := range sortedKeys(attrs) {
+			if is(attrs[name].Expr) {
+				out = append(out, attrs[name].Expr)
+			}
+		}
+		return out
+	}
+	for _, name := range sortedKeys(b.Attributes) {
+		if e := b.Attributes[name].Expr; is(e) {
+			out = append(out, e)
+		}
+	}
+	for _, block := range b.Blocks { // the parser bounds their depth
+		out = append(out, expressionsOf(block.Body, is)...)
+	}
+	return out
+}
+
+// shortSensitive warns of a value that cannot be masked.
+func (l *loader) shortSensitive(name string, v cty.Value, r *hcl2.Range) {
+	for _, text := range texts(v) {
+		if len(text) < Masked {
+			l.warnf(r, "Too short to be masked", "var.%s is sensitive, but (a part of) its value has fewer than %d bytes. That is not masked in logs, since it would mask everything: "+
+				"take a longer one, or do not print it.", name, Masked)
+			return
+		}
+	}
+}
