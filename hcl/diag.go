@@ -54,6 +54,7 @@ func tidy(diags hcl2.Diagnostics) hcl2.Diagnostics {
 		}
 		c := *d
 		suggest(&c)
+		misplaced(&c)
 		discreet(&c)
 		c.Expression, c.EvalContext = nil, nil
 		out = append(out, &c)
@@ -78,6 +79,23 @@ func discreet(d *hcl2.Diagnostic) {
 		}
 		what, _, _ := strings.Cut(d.Detail, ": ")
 		d.Detail = strings.TrimSuffix(what, ".") + ". Why is not said, since it may quote a secret or the value of a sensitive variable."
+		return
+	}
+}
+
+// misplaced says of a secret that is named where there are none what to do instead.
+func misplaced(d *hcl2.Diagnostic) {
+	if d.Summary != "Unknown variable" || d.Expression == nil || d.EvalContext == nil || d.Subject == nil {
+		return
+	}
+	for _, t := range d.Expression.Variables() {
+		if t.RootName() != "secret" || t[0].SourceRange() != *d.Subject && t.SourceRange() != *d.Subject {
+			continue
+		}
+		d.Summary = "No secret can be used here"
+		d.Detail = "A secret is read when a step starts, and by the attributes that name one (password, and secret in token, mail and webhook). For a provider, an instance " +
+			"or a local value take a sensitive variable: variable \"NAME\" { sensitive = true }, with its value in " + envPrefix + "NAME or a -var-file. For a command, give the secret to its step: " +
+			"env = { TOKEN = secret.NAME }."
 		return
 	}
 }
