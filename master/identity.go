@@ -39,6 +39,9 @@ func (m *master) openStore(ctx context.Context) (*sqlite.Store, error) {
 		st, err := sqlite.Open(ctx, m.o.StateDir, sqlite.Options{Log: m.log, Traces: []string{logsName + "/[1-9]*"}})
 		var held *sqlite.LockedError
 		if !errors.As(err, &held) || !m.o.Takeover || held.PID <= 0 || time.Now().After(deadline) {
+			if held != nil && held.PID > 0 && !m.o.Takeover {
+				err = fmt.Errorf("%w; or let this one end it and go on with its builds: rouse master -takeover", err)
+			}
 			return st, err
 		}
 		if asked != held.PID {

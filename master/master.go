@@ -42,11 +42,11 @@ type Options struct {
 	Hcl       hcl.Options // kinds, variables
 	Log       *slog.Logger
 	Version   string
-	Takeover  bool                                 // ask a master that holds the state to end, and wait for it
-	Report    func(*hcl.Config, hcl2.Diagnostics)  // shows what is wrong with a configuration; may be nil
-	Serving   func(worker net.Addr, socket string) // called once everything is up; may be nil
-	Reload    <-chan os.Signal                     // each value makes the configuration be read again; may be nil
-	Meter     Meter                                // measures; may be zero
+	Takeover  bool                                // ask a master that holds the state to end, and wait for it
+	Report    func(*hcl.Config, hcl2.Diagnostics) // shows what is wrong with a configuration; may be nil
+	Serving   func(worker net.Addr, api []string) // called once everything is up, with the local socket and the URLs of the API; may be nil
+	Reload    <-chan os.Signal                    // each value makes the configuration be read again; may be nil
+	Meter     Meter                               // measures; may be zero
 
 	retry time.Duration // for tests; 0 is retryEvery
 }
@@ -210,16 +210,17 @@ func (m *master) serve(ctx context.Context, first *loaded, worker net.Listener) 
 	g.Go(func() error { return m.watchdog(serving) })
 	g.Go(func() error { return m.notices.Run(serving) })
 
-	m.log.Info("master: serving", "workers", worker.Addr().String(), "url", m.url, "api", m.socket(), "generation", m.current.Load().gen)
+	apis := m.apiAddresses(first.cfg.Master, listeners)
+	m.log.Info("master: serving", "workers", worker.Addr().String(), "url", m.url, "api", apis, "generation", m.current.Load().gen)
 	if m.o.Serving != nil {
-		m.o.Serving(worker.Addr(), m.socket())
+		m.o.Serving(worker.Addr(), apis)
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 
 	m.untilStopped(ctx, running)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	policy := stopPolicy(m.current.Load().cfg.Master.OnStop)
-	m.log.Info("master: stopping", "on_master_stop", policy.String())
+	m.sayStopping(policy)
 	stopCtx, stopCancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout(policy))
 	defer stopCancel()
 	if policy == core.StopKeep {
@@ -252,6 +253,21 @@ func (m *master) untilStopped(ctx, running context.Context) {
 			_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 		}
 	}
+}
+
+// sayStopping says what the end of this master means for what is live.
+func (m *master) sayStopping(policy core.StopPolicy) {
+	sn := m.snapshot()
+	means := "it waits until the builds have ended, and ends the instances"
+	switch {
+	case policy == core.StopKeep && len(sn.Instances)+len(sn.Builds) > 0:
+		means = `they are kept for the next master of this state; on_master_stop = "drain" would end them`
+	case policy == core.StopKeep:
+		means = "nothing is left behind"
+	case policy == core.StopTerminate:
+		means = "the builds are stopped, to be tried again, and the instances end"
+	}
+	m.log.Info("master: stopping: "+means, "on_master_stop", policy.String(), "instances", len(sn.Instances), "builds", len(sn.Builds))
 }
 
 // shutHub closes the agents' connections without a word to their commands.
@@ -337,6 +353,21 @@ func (m *master) apiListeners(c hcl.Master) ([]net.Listener, error) {
 		return nil, errors.Join(err, local.Close())
 	}
 	return []net.Listener{local, l}, nil
+}
+
+// apiAddresses are the local socket and the URLs of the API's other listeners.
+func (m *master) apiAddresses(c hcl.Master, listeners []net.Listener) []string {
+	out := []string{m.socket()}
+	scheme := "http://"
+	if c.TLSCert != "" {
+		scheme = "https://"
+	}
+	for _, l := range listeners {
+		if a := l.Addr(); a.Network() == "tcp" {
+			out = append(out, scheme+a.String())
+		}
+	}
+	return out
 }
 
 // watchdog tells systemd that the loop still turns, if systemd wants to know.

@@ -102,7 +102,7 @@ func (s *site) up() {
 	s.t.Helper()
 	ready := make(chan struct{})
 	o := s.o
-	o.Serving = func(net.Addr, string) { close(ready) }
+	o.Serving = func(net.Addr, []string) { close(ready) }
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop, s.ended = cancel, make(chan error, 1)
 	go func() { s.ended <- Run(ctx, o) }()

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/api"
 )
 
 // portName is the file of the state directory that holds the worker port which the system has chosen.
@@ -17,7 +18,7 @@ const portName = "worker.port"
 // of an earlier one look for their master there, with the builds that they run.
 func (m *master) listenTCP(c hcl.Master) (net.Listener, error) {
 	fail := func(err error) (net.Listener, error) {
-		return nil, fmt.Errorf("listen for workers (master.listen = %q): %w", c.Listen, err)
+		return nil, fmt.Errorf("listen for workers (master.listen = %q): %w%s", c.Listen, err, api.ListenHint(err))
 	}
 	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -91,8 +92,8 @@ func (a *app) runMaster(c *cobra.Command, f *masterFlags) error {
 		Report: func(cfg *hcl.Config, diags hcl2.Diagnostics) {
 			_ = cfg.WriteDiagnostics(a.stderr, cfg.Relocate(f.dir, diags), a.width(), a.colour(a.stderr))
 		},
-		Serving: func(worker net.Addr, socket string) {
-			fmt.Fprintf(a.stdout, "rouse serves workers on %s and the API on %s\n", worker, socket)
+		Serving: func(worker net.Addr, api []string) {
+			fmt.Fprintf(a.stdout, "rouse serves workers on %s and the API on %s\n", worker, strings.Join(api, " and "))
 		}})
 }
 

@@ -42,10 +42,8 @@ applying it would do: to each resource, to each live instance, to running builds
 Running builds go on with the definition that they began with, and waiting requests with the one that they were submitted under.
 
 The configuration is checked here first; if there is a mistake in it, nobody is asked. Without a running master it is compared with the state on disk,
-which the plan says. Values of sensitive variables are never shown, saved or sent: the master has its own.
-
-Exit codes: 0 the plan was made, 1 it could not be made or what it says would fail. With -detailed-exitcode: 0 nothing would change, 1 as before,
-2 something would.`,
+which the plan says. Values of sensitive variables are never shown, saved or sent: the master has its own.`,
+		Annotations: exits("0 the plan was made; with -detailed-exitcode: nothing would change", "1 it could not be made, or what it says would fail", "2 with -detailed-exitcode: something would change"),
 		Example: `  rouse plan
   rouse plan -out=monday.plan         # save it; then: rouse apply monday.plan
   rouse plan -var branch=main -refresh=false /etc/rouse
@@ -58,7 +56,7 @@ Exit codes: 0 the plan was made, 1 it could not be made or what it says would fa
 	}
 	f.config.register(c)
 	f.client.register(c)
-	c.Flags().StringVar(&f.out, "out", "", "save the plan to a `file`, for rouse apply and rouse show")
+	c.Flags().StringVar(&f.out, "out", "", "save the plan to a `FILE`, for rouse apply and rouse show")
 	c.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit with 2 if something would change")
 	c.Flags().BoolVar(&f.refresh, "refresh", true, "ask the providers what they hold; -refresh=false goes by the master's records")
 	_ = c.MarkFlagFilename("out")
@@ -230,6 +228,10 @@ func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
 // whatNext says how the plan is carried out.
 func (a *app) whatNext(p *plan.Plan, out string) {
 	switch {
+	case p.Offline && out != "":
+		fmt.Fprintf(a.stdout, "\nSaved the plan to: %s\nNo master runs, so this plan can be looked at (rouse show %s), but not applied: start the master and make a new one.\n", out, out)
+	case p.Offline && !p.Empty():
+		fmt.Fprint(a.stdout, "\nNo master runs. `rouse master` puts a directory into force when it starts; `rouse apply` needs a master that runs.\n")
 	case out != "":
 		fmt.Fprintf(a.stdout, "\nSaved the plan to: %s\nTo do exactly this: rouse apply %s\n", out, out)
 	case !p.Empty():

@@ -103,7 +103,7 @@ func ListenTCP(addr string, conf *tls.Config) (net.Listener, error) {
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listen for the API (master.api = %q): %w%s", addr, err, ListenHint(err))
 	}
 	l = limit(l) // below TLS: the server must see that it is TLS
 	if conf == nil {
@@ -113,6 +113,19 @@ func ListenTCP(addr string, conf *tls.Config) (net.Listener, error) {
 	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
 	conf.NextProtos = []string{"http/1.1"}
 	return tls.NewListener(l, conf), nil
+}
+
+// ListenHint says what to do where an address could not be listened on: ": " and a sentence, or "".
+func ListenHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ": another program has this port, perhaps another master: end it, or configure another port"
+	case errors.Is(err, syscall.EACCES):
+		return ": ports below 1024 are for root: configure another one, or give the program CAP_NET_BIND_SERVICE"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": this machine does not have that address: configure one that it has, or only \":PORT\" for all of them"
+	}
+	return ""
 }
 
 func loopback(host string) bool {

@@ -112,7 +112,7 @@ func run(b *testing.B, kind providers.Kind) *api.Client {
 		ended <- master.Run(ctx, master.Options{ConfigDir: dir, StateDir: state, Version: "bench", Log: slog.New(slog.DiscardHandler),
 			Hcl:     hcl.Options{Kinds: map[string]providers.Kind{"local": kind}},
 			Report:  func(_ *hcl.Config, d hcl2.Diagnostics) { b.Log(d) },
-			Serving: func(_ net.Addr, socket string) { serving <- socket }})
+			Serving: func(_ net.Addr, api []string) { serving <- api[0] }})
 	}()
 	var client *api.Client
 	b.Cleanup(func() {
