@@ -279,6 +279,14 @@ func (s *State) blockedBy(b *builder, w *worker) string {
 	return ""
 }
 
+// blockedEverywhere says whether a lock of the builder, one for the whole master, keeps it from all workers.
+func (s *State) blockedEverywhere(b *builder) bool {
+	return slices.ContainsFunc(b.cfg.Locks, func(a Access) bool {
+		l := s.locks[a.Lock]
+		return l != nil && !l.cfg.PerWorker && !l.free("", a.Exclusive)
+	})
+}
+
 // take gives the build all locks that its builder and its worker want: each once, exclusive if any use is. It keeps them to its end: a renamed
 // lock is a new lock, and whoever holds the old one goes on holding that.
 func (s *State) take(b *Build) {

@@ -41,14 +41,13 @@ func (s *State) makeRoom() {
 	if s.stopping || len(s.spare) == 0 {
 		return
 	}
-	var known outlook
-	known.forget()
-	for _, it := range s.cramped() {
+	known := s.outlook()
+	if !s.anyWay(known) {
+		return
+	}
+	for _, it := range s.tops() {
 		r := s.requests[it.ID]
-		list := s.roomFor(r, &known)
-		if len(list) > 0 {
-			known.forget()
-		}
+		list := s.roomFor(r, known)
 		for _, w := range list {
 			d := w.facts.GiveUp(s.policyOf(w), fmt.Sprintf("its room is needed by request %d", r.ID))
 			if d.Action == latent.Sleep {
@@ -57,23 +56,20 @@ func (s *State) makeRoom() {
 				s.doom(w, d.Why, "")
 			}
 		}
+		if len(list) > 0 {
+			known.changed()
+			if !s.anyWay(known) {
+				return
+			}
+		}
 	}
 }
 
-// cramped are the requests, best first, that may wait for a room which idle instances have.
-func (s *State) cramped() (list []*queue.Item) {
-	seen := map[*pool]bool{}
-	for _, p := range s.pOrder {
-		if s.spare[p.cfg.Name] == 0 {
-			continue
-		}
-		for _, w := range p.starved {
-			for _, pl := range w.pools {
-				if !seen[pl] {
-					seen[pl] = true
-					list = append(list, pl.Tops()...)
-				}
-			}
+// tops are the best requests of all lanes, best first.
+func (s *State) tops() (list []*queue.Item) {
+	for _, p := range s.pOrdered {
+		if p.Len() > 0 {
+			list = append(list, p.Tops()...)
 		}
 	}
 	slices.SortFunc(list, queue.Compare)
@@ -86,59 +82,130 @@ type way struct {
 	list  []*worker // else: whose instances must be given up for it; none if that would not do
 }
 
-// outlook is what is known of ways until the next instance is given up: most requests look at the same workers, and most workers need the same.
+// outlook is what is known of ways: most requests look at the same workers, and most workers claim the same. So where nothing helps, a lane costs as little
+// for thousands of workers as for one. While instances are given up, the ways change, but nobody comes to lack room, and no lock is taken.
 type outlook struct {
-	ofWorker map[*worker]way
-	ofClaim  map[claim]way
+	groups  []*group // those to which room is all that is lacking
+	of      map[*worker]*group
+	tenants map[site]*tenancy // nil: not yet looked at
+	without map[visit]bool    // pools without a worker of a group that could take a request
 }
 
-func (o *outlook) forget() { o.ofWorker, o.ofClaim = map[*worker]way{}, map[claim]way{} }
+// group is the workers that claim the same.
+type group struct {
+	claim
+	workers []*worker
+	way     way
+	asked   bool // way is known
+}
+
+type visit struct {
+	pool  *pool
+	group *group
+}
+
+func (s *State) outlook() *outlook {
+	o := &outlook{of: map[*worker]*group{}, without: map[visit]bool{}}
+	ofClaim := map[claim]*group{}
+	for _, w := range s.order {
+		var c claim
+		switch rank, why := s.room(w); {
+		case rank != noRoom: // its timer is about to fire, and then it takes the request
+		case why != lacking:
+			continue
+		default:
+			c = claim{site{provider: w.home()}, w.needs()}
+			if in := w.facts.Instance; in != nil {
+				c.at.room = in.Place
+			}
+		}
+		g := ofClaim[c]
+		if g == nil {
+			g = &group{claim: c, asked: c == (claim{}), way: way{comes: c == (claim{})}}
+			ofClaim[c] = g
+			o.groups = append(o.groups, g)
+		}
+		g.workers = append(g.workers, w)
+		o.of[w] = g
+	}
+	return o
+}
+
+// changed says that instances have been given up.
+func (o *outlook) changed() {
+	o.tenants = nil
+	for _, g := range o.groups {
+		g.asked = g.claim == (claim{})
+	}
+}
+
+func (s *State) ask(g *group, known *outlook) {
+	if !g.asked {
+		g.way, g.asked = s.wayFor(g.claim, known), true
+	}
+}
+
+// anyWay says whether there is anything to be gained by giving up instances.
+func (s *State) anyWay(known *outlook) bool {
+	return slices.ContainsFunc(known.groups, func(g *group) bool {
+		s.ask(g, known)
+		return g.way.list != nil
+	})
+}
 
 // roomFor chooses the idle instances that make room for a request by giving up theirs: as few as possible. None: it needs none, or none would help.
 func (s *State) roomFor(r *request, known *outlook) (best []*worker) {
 	b := s.builders[r.Builder]
-	for _, w := range b.pool.workers {
-		if r.Worker != "" && r.Worker != w.cfg.Name || w.runs(r.Builder) || s.blockedBy(b, w) != "" {
-			continue
-		}
-		to, asked := known.ofWorker[w]
-		if !asked {
-			to = s.wayOf(w, known)
-			known.ofWorker[w] = to
-		}
-		if to.comes {
+	for _, g := range known.groups {
+		s.ask(g, known)
+		switch {
+		case !g.way.comes && (g.way.list == nil || best != nil && !rather(g.way.list, best)):
+		case !s.anyOf(g, b, r, known):
+		case g.way.comes:
 			return nil
-		}
-		if to.list != nil && (best == nil || rather(to.list, best)) {
-			best = to.list
+		default:
+			best = g.way.list
 		}
 	}
 	return best
 }
 
-// wayOf is how the worker's instance gets room, if that is all that it lacks.
-func (s *State) wayOf(w *worker, known *outlook) way {
-	rank, why := s.room(w)
-	if rank != noRoom {
-		return way{comes: true} // its timer is about to fire, and then it takes the request
+// anyOf says whether a worker of the group could take the request if it had room.
+func (s *State) anyOf(g *group, b *builder, r *request, known *outlook) bool {
+	pl := b.pool
+	if r.Worker != "" {
+		w := s.workers[r.Worker]
+		_, ours := pl.place[w]
+		return ours && known.of[w] == g && !w.runs(r.Builder) && s.blockedBy(b, w) == ""
 	}
-	if why != lacking {
-		return way{}
+	if known.without[visit{pl, g}] || s.blockedEverywhere(b) {
+		return false
 	}
-	c := claim{site{provider: w.home()}, w.needs()}
-	if in := w.facts.Instance; in != nil {
-		c.at.room = in.Place
+	list := g.workers
+	if len(pl.workers) < len(list) {
+		list = pl.workers
 	}
-	to, asked := known.ofClaim[c]
-	if !asked {
-		to = s.wayFor(c)
-		known.ofClaim[c] = to
+	runs := false
+	for _, w := range list {
+		if _, ours := pl.place[w]; !ours || known.of[w] != g || s.blockedBy(b, w) != "" {
+			continue
+		}
+		if !w.runs(r.Builder) {
+			return true
+		}
+		runs = true
 	}
-	return to
+	if !runs { // all builders of a pool use the same locks
+		known.without[visit{pl, g}] = true
+	}
+	return false
 }
 
 // wayFor looks for a way to give an instance what it claims: in one room, or in any.
-func (s *State) wayFor(c claim) (best way) {
+func (s *State) wayFor(c claim, known *outlook) (best way) {
+	if known.tenants == nil {
+		known.tenants = s.tenants()
+	}
 	p := s.providers[c.at.provider]
 	for i := range p.rooms {
 		r := &p.rooms[i]
@@ -146,32 +213,65 @@ func (s *State) wayFor(c claim) (best way) {
 			continue
 		}
 		at := site{p.cfg.Name, r.Name}
-		idle, going := s.tenants(at)
-		free := r.free(s.taken[at]).plus(going)
+		in := known.tenants[at].orNone()
+		free := r.free(s.taken[at]).plus(in.going)
 		if free.holds(c.share) {
 			return way{comes: true}
 		}
-		if list := fewest(idle, free, c.share); list != nil && (best.list == nil || rather(list, best.list)) {
+		if list := fewest(in.idle, free, c.share); list != nil && (best.list == nil || rather(list, best.list)) {
 			best.list = list
 		}
 	}
 	return best
 }
 
-// tenants are the instances in a room that could give it up, the one that has been idle longest first, and what those take that are leaving it.
-func (s *State) tenants(at site) (idle []*worker, going share) {
+// tenancy is who takes a room.
+type tenancy struct {
+	all   []*worker // in the order of the configuration
+	idle  []*worker // those that could give it up, the one that has been idle longest first
+	going share     // what those take that are leaving it
+}
+
+func (t *tenancy) orNone() *tenancy {
+	if t == nil {
+		return &tenancy{}
+	}
+	return t
+}
+
+// tenants are those of all rooms.
+func (s *State) tenants() map[site]*tenancy {
+	all := make(map[site]*tenancy, len(s.taken))
 	for _, w := range s.order {
-		in := w.facts.Instance
-		switch {
-		case in == nil || w.takes.at != at:
+		if w.takes.at.room == "" {
+			continue
+		}
+		t := all[w.takes.at]
+		if t == nil {
+			t = &tenancy{}
+			all[w.takes.at] = t
+		}
+		t.all = append(t.all, w)
+		switch in := w.facts.Instance; {
+		case in == nil || s.stuck(in):
 		case in.Doomed || in.Power == latent.Stopping:
-			going = going.plus(w.takes.share)
+			t.going = t.going.plus(w.takes.share)
 		case w.sparing != "":
-			idle = append(idle, w)
+			t.idle = append(t.idle, w)
 		}
 	}
-	slices.SortStableFunc(idle, func(a, b *worker) int { return a.facts.IdleSince.Compare(b.facts.IdleSince) })
-	return idle, going
+	for _, t := range all {
+		slices.SortStableFunc(t.idle, func(a, b *worker) int { return a.facts.IdleSince.Compare(b.facts.IdleSince) })
+	}
+	return all
+}
+
+// GoingLimit is how long an instance whose end is decided counts as one that makes room. Where its destroy has failed for longer than that, others are asked.
+const GoingLimit = 15 * time.Minute
+
+// stuck says whether the instance ought to be gone by now.
+func (s *State) stuck(in *latent.Instance) bool {
+	return in.Doomed && s.now.Sub(in.DoomedAt) > GoingLimit
 }
 
 // fewest chooses from the idle ones in a room, in their order: one if one is enough, or else so many that none of them can be left out. nil: all are not enough.

@@ -251,7 +251,7 @@ func (s *State) book(w *worker) bool {
 
 // turnAway gives the builds that wait for a worker's instance back to the queue: there is no room for it (any more), and another worker may have some.
 func (s *State) turnAway(w *worker) {
-	why := strings.Join(s.noRoomTexts(w), "; ")
+	why := strings.Join(s.noRoomTexts(w, s.tenants()), "; ")
 	for _, b := range w.preparing() {
 		s.endBuild(b, verdict{result: model.Retry, text: why, free: true})
 	}

@@ -10,8 +10,9 @@ import (
 	"github.com/rouse-ci/rouse/master/model"
 )
 
-// noRoomTexts say that there is no room for the worker's instance: what it needs, what each host lacks and who is there, and what would help. One line each.
-func (s *State) noRoomTexts(w *worker) []string {
+// noRoomTexts say that there is no room for the worker's instance: what it needs, what each host lacks and who is there, and what would help. One line each. The tenants are
+// those of all rooms.
+func (s *State) noRoomTexts(w *worker, tenants map[site]*tenancy) []string {
 	p := s.providers[w.home()]
 	if p == nil {
 		return []string{lacking}
@@ -35,9 +36,9 @@ func (s *State) noRoomTexts(w *worker) []string {
 		}
 		up++
 		at := site{p.cfg.Name, r.Name}
-		_, going := s.tenants(at)
-		coming = coming || r.free(s.taken[at]).plus(going).holds(need)
-		hosts = append(hosts, r.title()+": "+r.lessText(s.taken[at], need)+" free"+s.tenantsText(at))
+		in := tenants[at].orNone()
+		coming = coming || r.free(s.taken[at]).plus(in.going).holds(need)
+		hosts = append(hosts, r.title()+": "+r.lessText(s.taken[at], need)+" free"+s.tenantsText(in))
 	}
 	provider := model.ProviderName(p.cfg.Name)
 	what := fmt.Sprintf("no host of provider %s has room for %s", provider, need.text())
@@ -114,13 +115,14 @@ func of(part, whole int, noun string) string {
 }
 
 // tenantsText says whose instances take a room.
-func (s *State) tenantsText(at site) string {
+func (s *State) tenantsText(t *tenancy) string {
 	const many = 4
-	var busy, idle, ending []string
-	for _, w := range s.order {
+	var busy, idle, ending, stuck []string
+	for _, w := range t.all {
 		in := w.facts.Instance
 		switch {
-		case w.takes.at != at:
+		case in != nil && s.stuck(in):
+			stuck = append(stuck, w.cfg.Name)
 		case in != nil && (in.Doomed || in.Power == latent.Stopping):
 			ending = append(ending, w.cfg.Name)
 		case w.sparing != "":
@@ -133,7 +135,7 @@ func (s *State) tenantsText(at site) string {
 	for _, g := range []struct {
 		is   string
 		list []string
-	}{{"busy", busy}, {"idle", idle}, {"ending", ending}} {
+	}{{"busy", busy}, {"idle", idle}, {"ending", ending}, {"ought to have ended", stuck}} {
 		if n := len(g.list) - many; n > 1 {
 			g.list = append(slices.Clone(g.list[:many]), fmt.Sprintf("%d more", n))
 		}

@@ -262,7 +262,7 @@ func (s *State) restarted() {
 		w.st.SeenAt = s.past(w.st.SeenAt)
 		if in := w.facts.Instance; in != nil {
 			w.facts.Certain = false
-			in.AskedAt, in.UnresolvedAt, in.PowerAt = s.past(in.AskedAt), s.past(in.UnresolvedAt), s.past(in.PowerAt)
+			in.AskedAt, in.UnresolvedAt, in.PowerAt, in.DoomedAt = s.past(in.AskedAt), s.past(in.UnresolvedAt), s.past(in.PowerAt), s.past(in.DoomedAt)
 			if !in.Resolved {
 				in.UnresolvedAt = s.now // the dead master's call may still be on its way
 			}

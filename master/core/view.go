@@ -159,8 +159,9 @@ func (s *State) Explain(now time.Time, id model.RequestID) (Explanation, bool) {
 		}
 		return true
 	})
+	tenants := s.tenants()
 	for _, w := range b.pool.workers {
-		ex.Candidates = append(ex.Candidates, Candidate{Worker: w.cfg.Name, State: w.state(), Blocks: s.blocks(r, b, w)})
+		ex.Candidates = append(ex.Candidates, Candidate{Worker: w.cfg.Name, State: w.state(), Blocks: s.blocks(r, b, w, tenants)})
 	}
 	switch {
 	case s.stopping:
@@ -183,7 +184,7 @@ func (s *State) Explain(now time.Time, id model.RequestID) (Explanation, bool) {
 	return ex, true
 }
 
-func (s *State) blocks(r *request, b *builder, w *worker) []string {
+func (s *State) blocks(r *request, b *builder, w *worker, tenants map[site]*tenancy) []string {
 	var out []string
 	if rank, why := s.room(w); rank == noRoom {
 		switch {
@@ -192,7 +193,7 @@ func (s *State) blocks(r *request, b *builder, w *worker) []string {
 		case w.st.Paused != "":
 			why = "paused: " + w.st.Paused
 		case why == lacking:
-			texts := s.noRoomTexts(w)
+			texts := s.noRoomTexts(w, tenants)
 			out, why = texts[:len(texts)-1], texts[len(texts)-1]
 		case why == backingOff:
 			why = fmt.Sprintf("backing off until %s after %d failures; the last (%s): %s", w.facts.BackoffUntil.Format(time.TimeOnly), w.facts.Tries,

@@ -310,6 +310,7 @@ func (s *State) destroyed(w *worker, in *latent.Instance, ref opRef, r OpResult)
 		if r.Class != OpOK {
 			s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: "doomed", To: "doomed", Cause: "destroy failed: " + r.Detail})
 		}
+		s.pressed = s.pressed || s.stuck(in) // who counted on its room may ask others
 		return
 	}
 	if in.Proven(ref.at, ref.seen, p) {

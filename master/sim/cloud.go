@@ -22,7 +22,8 @@ type vm struct {
 	room      string
 	meddled   bool // somebody has switched it on or off, so that it may take room that nobody knows of
 	stopping  bool
-	dead      bool // ended by itself; the provider still shows it as failed
+	stubborn  time.Time // until then nobody is allowed to end it
+	dead      bool      // ended by itself; the provider still shows it as failed
 	goneAt    time.Time
 	first     *agent // the first one that was admitted since it was made or woken
 
@@ -137,6 +138,11 @@ func (w *world) destroy(e core.DestroyInstance) {
 	switch {
 	case v == nil || !v.goneAt.IsZero():
 		w.answer(took, e.Op, core.OpResult{Class: core.OpNotFound})
+	case w.now.Before(v.stubborn):
+		w.answer(took, e.Op, core.OpResult{Class: core.OpUnauthorized, Detail: "not now"})
+	case w.fault("destroy-refused"):
+		v.stubborn = w.now.Add(w.between(time.Minute, time.Hour))
+		w.answer(took, e.Op, core.OpResult{Class: core.OpUnauthorized, Detail: "not now"})
 	case w.fault("destroy-fails-before"):
 		w.answer(took, e.Op, core.OpResult{Class: core.OpTransient, Detail: "try again"})
 	case w.fault("destroy-fails-after"):

@@ -111,7 +111,7 @@ func (w *world) unable(k core.Worker, b core.Builder, r core.Request) string {
 	return ""
 }
 
-// unhelped says why a worker's instance has no use for the room, or could do with less of it. What was leaving anyway counts as gone.
+// unhelped says why a worker's instance has no use for the room, or could do with less of it. What was leaving anyway counts as gone, unless that takes too long.
 func (w *world) unhelped(k core.Worker, list []core.Instance) string {
 	wants, tied, why := core.Instance{Provider: k.Provider, VCPUs: k.VCPUs, Memory: k.Memory}, "", "can not be there, or the host is down"
 	for _, key := range sortedKeys(w.disk.instances) {
@@ -131,7 +131,7 @@ func (w *world) unhelped(k core.Worker, list []core.Instance) string {
 		here := wants.Provider == list[0].Provider && h.Name == list[0].Place
 		vcpus, memory, slots := wants.VCPUs, wants.Memory, 1
 		for _, in := range w.disk.instances {
-			if in.GoneAt.IsZero() && !in.Doomed && in.Power != latent.Stopped && in.Power != latent.Stopping && in.Provider == wants.Provider && in.Place == h.Name {
+			if w.stays(in) && in.Provider == wants.Provider && in.Place == h.Name {
 				vcpus, memory, slots = vcpus+in.VCPUs, memory+in.Memory, slots+1
 			}
 		}
@@ -151,6 +151,14 @@ func (w *world) unhelped(k core.Worker, list []core.Instance) string {
 		}
 	}
 	return why
+}
+
+// stays says whether an instance takes its room, and nobody counts on that to change.
+func (w *world) stays(in core.Instance) bool {
+	if in.Doomed {
+		return in.GoneAt.IsZero() && in.Power != latent.Stopped && w.now.Sub(in.DoomedAt) > core.GoingLimit
+	}
+	return in.GoneAt.IsZero() && in.Power != latent.Stopped && in.Power != latent.Stopping
 }
 
 // live are the builds that are not done.

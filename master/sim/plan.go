@@ -20,7 +20,7 @@ var faultKinds = []struct {
 	most float64
 }{
 	{"create-fails-before", 0.3}, {"create-fails-after", 0.3}, {"create-late", 0.2}, {"create-duplicated", 0.2}, {"create-hangs", 0.2}, {"create-very-late", 0.02},
-	{"destroy-fails-before", 0.3}, {"destroy-fails-after", 0.3}, {"destroy-forgotten", 0.3}, {"destroy-hangs", 0.2},
+	{"destroy-fails-before", 0.3}, {"destroy-fails-after", 0.3}, {"destroy-forgotten", 0.3}, {"destroy-hangs", 0.2}, {"destroy-refused", 0.1},
 	{"stop-fails-before", 0.3}, {"stop-fails-after", 0.3}, {"stop-forgotten", 0.3}, {"stop-hangs", 0.2}, {"stop-slow", 0.1},
 	{"start-fails-before", 0.3}, {"start-fails-after", 0.3}, {"start-forgotten", 0.3}, {"start-hangs", 0.2},
 	{"sleeper-vanishes", 0.5}, {"somebody-starts", 0.5}, {"somebody-stops", 0.3},
