@@ -68,6 +68,15 @@ type Loop interface {
 	Do(ctx context.Context, ev core.Event) error
 }
 
+// Vault knows what no log may show, beyond what a build's own steps read: what reached its worker in another way.
+type Vault interface {
+	// Hidden returns such values as they are now. It is asked before each step, and waits for no longer than it may take to read a file.
+	Hidden(ctx context.Context, b core.Build) [][]byte
+	// Learn tells what a step has read; other builds hide that, too, until Forget is called for the build. The lengths are those of the secrets' values, by name.
+	Learn(b model.BuildID, values [][]byte, lengths map[string]int)
+	Forget(b model.BuildID)
+}
+
 // Definition is one builder of one generation, with all that its steps refer to. It is shared by concurrent builds and never changes.
 type Definition struct {
 	Builder    *hcl.Builder
@@ -83,13 +92,14 @@ type Definitions interface {
 	Builder(ctx context.Context, gen model.Generation, name string) (*Definition, error)
 }
 
-// Config is what a Runner needs. Everything but CleanupTime and Now must be set.
+// Config is what a Runner needs. Everything but CleanupTime, Now and Vault must be set.
 type Config struct {
 	Commands    Commands
 	Logs        Logs
 	Records     Records
 	Loop        Loop
 	Definitions Definitions
+	Vault       Vault         // nil: only what steps have read is hidden
 	Artifacts   string        // directory of uploaded files
 	CleanupTime time.Duration // how long the always_run steps of a cancelled build may take together; default 5 min
 	Now         func() time.Time
@@ -122,6 +132,9 @@ func (r *Runner) Run(ctx context.Context, job engine.Job) (out engine.Outcome) {
 	}()
 	b := &run{Runner: r, job: job.Build, resumed: job.Resume}
 	defer b.end()
+	if r.Vault != nil {
+		defer r.Vault.Forget(job.Build.ID)
+	}
 	b.begin(ctx)
 	err := b.load()
 	if err == nil {

@@ -61,6 +61,7 @@ type world struct {
 	onSave  func(row model.Step)
 	saveErr func() error
 	clock   time.Time
+	vault   Vault
 	exec    func(ctx context.Context, c session.Command) (session.Outcome, error) // instead of answers
 }
 
@@ -123,7 +124,7 @@ func (w *world) add(name string, spec any, change ...func(*hcl.Step)) {
 }
 
 func (w *world) runner() *Runner {
-	return New(Config{Commands: w, Logs: w, Records: w, Loop: w, Definitions: w, Artifacts: w.dir,
+	return New(Config{Commands: w, Logs: w, Records: w, Loop: w, Definitions: w, Artifacts: w.dir, Vault: w.vault,
 		Now: w.now, Log: slog.New(slog.DiscardHandler), CleanupTime: time.Minute})
 }
 

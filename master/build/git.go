@@ -268,7 +268,7 @@ func (g *checkout) reset() (bool, error) {
 // head is the commit that is checked out.
 func (g *checkout) head() (string, error) {
 	c := g.words("rev-parse", "HEAD")
-	c.capture = true
+	c.capture, c.commit = true, true
 	d, err := g.command(c)
 	if err != nil {
 		return "", err

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/session"
 	"github.com/rouse-ci/rouse/worker/proto"
 )
@@ -30,6 +32,7 @@ type cmd struct {
 	args      map[string]any
 	show      string // line for the log
 	capture   bool   // keep standard output
+	commit    bool   // that is the name of a commit, in which a short secret may be by chance
 	again     bool   // doing it twice is harmless: after a restart it is done anew under another ID, because it cannot be taken over
 	upload    io.Writer
 	maxUpload int64
@@ -144,7 +147,7 @@ func (s *step) send(id string, c cmd, resume bool) (done, error) {
 	}
 	d := done{RC: out.RC, Why: out.FailureReason, Text: s.clean(out.Text)}
 	if c.capture {
-		d.Out = s.mask(strings.ToValidUTF8(string(s.st.Out), replacement))
+		d.Out = s.captured(c, strings.ToValidUTF8(string(s.st.Out), replacement))
 	}
 	if d.RC == 0 && d.Text != "" {
 		d.RC = -1 // the agent could not do it, and has no exit code to tell
@@ -186,7 +189,7 @@ func (s *step) output(c cmd) func(proto.Stream, []byte, int64) error {
 			return fmt.Errorf("the agent says that its output is at position %d", end)
 		}
 		if c.capture && stream == proto.Stdout {
-			if err := s.capture(p, end); err != nil {
+			if err := s.capture(c, p, end); err != nil {
 				return err
 			}
 		}
@@ -213,7 +216,7 @@ func (s *step) durable() func() int64 {
 const maxCapture = 64 << 10
 
 // capture keeps standard output, and saves what it has before the log has it: after a restart the agent sends only what the log lacks.
-func (s *step) capture(p []byte, end int64) error {
+func (s *step) capture(c cmd, p []byte, end int64) error {
 	start := end - int64(len(p))
 	if start < s.st.OutEnd {
 		if end <= s.st.OutEnd {
@@ -225,9 +228,12 @@ func (s *step) capture(p []byte, end int64) error {
 	if room <= 0 {
 		return nil
 	}
-	out := []byte(s.mask(string(append(s.st.Out, p[:min(room, len(p))]...))))
+	out := []byte(s.captured(c, string(append(s.st.Out, p[:min(room, len(p))]...))))
 	s.st.OutEnd = end
-	whole := len(out) - s.secretBegins(out)
+	whole := len(out)
+	if begun := s.secretBegins(out); begun >= hcl.Masked { // fewer bytes tell nothing, and most ends of lines might begin one of many secrets
+		whole -= begun
+	}
 	s.st.Out, s.st.Torn = out[:whole], whole < len(out)
 	err := s.save()
 	s.st.Out = out
@@ -235,6 +241,16 @@ func (s *step) capture(p []byte, end int64) error {
 		return &saveError{err}
 	}
 	return nil
+}
+
+var partOfObjectName = regexp.MustCompile(`^[0-9a-f]{0,64}\r?\n?$`)
+
+// captured is what is kept of captured output.
+func (s *step) captured(c cmd, out string) string {
+	if c.commit && partOfObjectName.MatchString(out) {
+		return out
+	}
+	return s.mask(out)
 }
 
 const replacement = "\uFFFD"

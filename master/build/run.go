@@ -33,9 +33,10 @@ type run struct {
 	rows  map[int]model.Step // of an earlier master process
 
 	tally   tally
-	blame   []string // texts of the steps that gave the build its result
-	reason  string   // why it was stopped
-	secrets [][]byte
+	blame   []string        // texts of the steps that gave the build its result
+	reason  string          // why it was stopped
+	secrets [][]byte        // that were learned, longest first
+	known   map[string]bool // the same
 
 	dirty   bool         // props are not saved
 	pending []model.Step // rows of ended steps that are not saved yet; they ride with the next step's start
@@ -88,6 +89,7 @@ func letGo(err error) bool {
 // load reads what the build is about.
 func (b *run) load() error {
 	var err error
+	b.hide(b.base)
 	if b.def, err = b.Definitions.Builder(b.base, b.job.Generation, b.job.Builder); err != nil {
 		return fmt.Errorf("builder %s of configuration %d: %w", b.job.Builder, b.job.Generation, err)
 	}
@@ -167,7 +169,7 @@ func (b *run) steps() error {
 func (b *run) recall(n int, st *hcl.Step) {
 	b.scopeStep(n, st)
 	ev, err := b.def.Eval(b.base, st, b.scope)
-	b.learn(ev.Secrets)
+	b.read(ev)
 	if err != nil {
 		b.Log.Warn("cannot tell what secrets an earlier step has read; they are not masked from here on", "build", b.job.ID, "step", n, "error", err)
 	}

@@ -62,7 +62,8 @@ func (b *run) step(n int, def *hcl.Step, row model.Step, known bool) error {
 
 	b.scopeStep(n, def)
 	ev, err := b.def.Eval(s.ctx, def, b.scope)
-	b.learn(ev.Secrets)
+	b.read(ev)
+	b.hide(b.base) // after that, which may have taken long
 	if bad == nil {
 		bad = err
 	}

@@ -2,40 +2,68 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/rouse-ci/rouse/hcl"
 )
 
 const (
-	maxText   = 500        // bytes of a step's or build's text
-	maskText  = "(secret)" // in place of a secret, as in logs
-	minSecret = 4          // bytes
-	minLine   = 6          // bytes of one line of a secret that has several
+	maxText  = 500        // bytes of a step's or build's text
+	maskText = "(secret)" // in place of a secret, as in logs
+	minLine  = 6          // bytes of one line of a secret that has several
 )
 
-// learn adds the values of secrets that were read to what is masked. The rules are steplog's: what is shorter than four bytes would mask
-// everything.
+// read learns what a step has read, and tells the vault.
+func (b *run) read(ev *hcl.Evaluated) {
+	b.learn(ev.Secrets)
+	if b.Vault != nil {
+		b.Vault.Learn(b.job.ID, ev.Secrets, ev.Lengths)
+	}
+}
+
+// hide learns what the vault knows now. What it knew before stays hidden: a process may have been given it then.
+func (b *run) hide(ctx context.Context) {
+	if b.Vault != nil {
+		b.learn(b.Vault.Hidden(ctx, b.job))
+	}
+}
+
+// learn adds values to what is masked. The rules are steplog's: what is shorter than four bytes would mask everything.
 func (b *run) learn(secrets [][]byte) {
+	before := len(b.known)
 	for _, secret := range secrets {
 		secret = bytes.TrimRight(secret, "\r\n")
-		if len(secret) < minSecret || slices.ContainsFunc(b.secrets, func(have []byte) bool { return bytes.Equal(have, secret) }) {
+		if len(secret) < hcl.Masked || b.known[string(secret)] {
 			continue
 		}
-		b.secrets = append(b.secrets, secret)
+		b.add(secret)
 		if bytes.IndexByte(secret, '\n') < 0 {
 			continue
 		}
 		for line := range bytes.SplitSeq(secret, []byte("\n")) {
-			if line = bytes.TrimSpace(line); len(line) >= minLine {
-				b.secrets = append(b.secrets, line)
+			if line = bytes.TrimSpace(line); len(line) >= minLine && !b.known[string(line)] {
+				b.add(line)
 			}
 		}
+	}
+	if len(b.known) == before {
+		return
 	}
 	slices.SortFunc(b.secrets, func(x, y []byte) int { return len(y) - len(x) }) // one may contain another
 }
 
-// mask replaces the secrets that the build has read so far. All that goes into a record passes through here.
+func (b *run) add(secret []byte) {
+	if b.known == nil {
+		b.known = map[string]bool{}
+	}
+	b.known[string(secret)] = true
+	b.secrets = append(b.secrets, secret)
+}
+
+// mask replaces the secrets that are known so far. All that goes into a record passes through here.
 func (b *run) mask(s string) string {
 	for _, secret := range b.secrets {
 		s = strings.ReplaceAll(s, string(secret), maskText)
