@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,9 +117,23 @@ func (a *Agent) dial(ctx context.Context, alive func()) (ws *websocket.Conn, ext
 		if resp != nil && resp.StatusCode == http.StatusUnauthorized {
 			return nil, false, fmt.Errorf("the master refuses the name %q with this password or token (401)", a.cfg.Name)
 		}
-		return nil, false, err
+		return nil, false, a.unreachable(err, resp)
 	}
 	return ws, resp.Header.Get(proto.HeaderProtocol) == proto.Extension, nil
+}
+
+// unreachable says why a connection was not made, and what to look at.
+func (a *Agent) unreachable(err error, resp *http.Response) error {
+	var ue *url.Error
+	switch {
+	case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
+		return fmt.Errorf("%s answered %s instead of opening a WebSocket: is it the worker port of a master? Its API has another one", a.cfg.Master, resp.Status)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("the master at %s does not speak TLS: use ws:// instead of wss://", a.cfg.Master)
+	case errors.As(err, &ue):
+		return fmt.Errorf("no master answers at %s: %w", a.cfg.Master, ue.Err)
+	}
+	return fmt.Errorf("no master answers at %s: %w", a.cfg.Master, err)
 }
 
 // session is the agent's side of one link.

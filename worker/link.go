@@ -136,10 +136,22 @@ func (l *link) read(handle func(proto.Message) error) error {
 // clip shortens a close frame's reason to what fits in one.
 func clip(s string) string { return s[:min(len(s), 120)] }
 
+// closedError is what the master said in a close frame, in people's words.
+type closedError struct{ frame websocket.CloseError }
+
+func (e *closedError) Error() string {
+	if e.frame.Reason == "" {
+		return fmt.Sprintf("the master closed the connection (%d)", e.frame.Code)
+	}
+	return fmt.Sprintf("the master closed the connection: %s (%d)", e.frame.Reason, e.frame.Code)
+}
+
+func (e *closedError) Unwrap() error { return e.frame }
+
 // why prefers what the master said in a close frame, then the reason for which this side gave up.
 func (l *link) why(err error) error {
-	if websocket.CloseStatus(err) != -1 {
-		return err
+	if ce := (websocket.CloseError{}); errors.As(err, &ce) {
+		return &closedError{ce}
 	}
 	if cause := context.Cause(l.ctx); cause != nil {
 		return cause
