@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/pricing"
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/rouse-ci/rouse/providers"
 )
@@ -37,6 +38,9 @@ func connect(ctx context.Context, c Config, log *slog.Logger) (clients, string, 
 	options := []func(*awsconfig.LoadOptions) error{
 		awsconfig.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }), // the governor repeats; the SDK would repeat capacity errors, too
 		awsconfig.WithDefaultRegion(defaultRegion),
+		awsconfig.WithLogger(logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) { // else it writes lines of its own to stderr
+			log.Debug("ec2: the SDK says: " + fmt.Sprintf(format, v...))
+		})),
 	}
 	if c.Region != "" {
 		options = append(options, awsconfig.WithRegion(c.Region))

@@ -35,7 +35,7 @@ func (p *provider) Check(ctx context.Context, specs []any) (found []providers.Fi
 	for i, h := range p.hosts {
 		l, err := links[i], errs[i]
 		if err != nil {
-			add(kindOf(err) == noLibrary || kindOf(err) == denied, -1, p.attrOf(h, "uri"), "No connection to host "+h.Name, "%s: %s.%s", h.URI, err, advice(err))
+			add(kindOf(err) == noLibrary || kindOf(err) == denied, -1, p.attrOf(h, "uri"), p.noConnection(h), "%s: %s.%s", h.URI, err, advice(err))
 			continue
 		}
 		reached++
@@ -45,6 +45,14 @@ func (p *provider) Check(ctx context.Context, specs []any) (found []providers.Fi
 		add(true, -1, "", "No host can be reached", "Without a host there are no instances.")
 	}
 	return found
+}
+
+// noConnection names a host, unless there is only one.
+func (p *provider) noConnection(h *host) string {
+	if len(p.hosts) == 1 && h.Name == "host" {
+		return "No connection to libvirt"
+	}
+	return "No connection to host " + h.Name
 }
 
 // attrOf is where a host's attribute stands: in its block, or in the provider's own if that is the only host.
