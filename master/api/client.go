@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -37,6 +38,13 @@ const maxProblem = 8 << 20
 // NewClient makes a client for a local socket (address is a path, or "unix://PATH") or a URL (http or https). A token is sent to
 // URLs only, and in clear only to this machine. conf may be nil.
 func NewClient(address, token string, conf *tls.Config) (*Client, error) {
+	if host, port, err := net.SplitHostPort(address); err == nil && !strings.Contains(address, "/") && port != "" {
+		scheme := "https"
+		if loopback(host) {
+			scheme = "http"
+		}
+		return nil, fmt.Errorf("address of the master %q: it lacks how it is spoken to: write %s://%s", address, scheme, address)
+	}
 	if path, ok := strings.CutPrefix(address, "unix://"); ok || !strings.Contains(address, "://") {
 		return &Client{base: "http://rouse", where: path, http: &http.Client{Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -187,6 +195,10 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		defer closeBody(resp)
 		return nil, c.problem(resp)
 	}
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind != accept {
+		defer closeBody(resp)
+		return nil, fmt.Errorf("%s does not answer as a rouse master's API does (%s instead of %s): its worker port is another one; look at master.api", c.where, cmp.Or(kind, "nothing"), accept)
+	}
 	return resp, nil
 }
 
@@ -196,6 +208,9 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w at %s", ErrNoMaster, c.where)
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("the master at %s speaks http, not https: write http://%s", c.where, c.where)
 	}
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -213,7 +228,10 @@ func (c *Client) problem(resp *http.Response) error {
 	var m huma.ErrorModel
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if kind != "application/problem+json" || json.NewDecoder(io.LimitReader(resp.Body, maxProblem)).Decode(&m) != nil {
-		p.Detail = fmt.Sprintf("%s answered %s: is it a rouse master?", c.where, resp.Status)
+		p.Detail = fmt.Sprintf("%s answered %s: is it the API of a rouse master? Its worker port is another one", c.where, resp.Status)
+		if b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)); bytes.Contains(b, []byte("HTTP request to an HTTPS server")) { // Go's words
+			p.Detail = fmt.Sprintf("the master at %s speaks https, not http: write https://%s", c.where, c.where)
+		}
 		return p
 	}
 	p.Detail = m.Detail
