@@ -26,11 +26,15 @@ func (c *Config) Hidden(worker string) [][]byte {
 	for _, v := range values {
 		out = append(out, []byte(v))
 	}
-	i := slices.IndexFunc(c.Workers, func(w Worker) bool { return w.Name == worker })
-	if i < 0 {
+	var w *Worker
+	for i := range c.Workers { // there may be many, and they are large
+		if c.Workers[i].Name == worker {
+			w = &c.Workers[i]
+		}
+	}
+	if w == nil {
 		return out
 	}
-	w := &c.Workers[i]
 	ctx := c.env.ctx
 	if n, err := strconv.Atoi(strings.TrimPrefix(w.Name, w.Pool+"-")); w.Pool != "" && err == nil {
 		ctx = withCount(ctx, n-1)

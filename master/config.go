@@ -233,7 +233,7 @@ func (m *master) makeApplied(ctx context.Context, l *loaded, set map[string]engi
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout*time.Duration(1+len(l.cfg.Master.Tokens)))
 	defer cancel()
 	for _, t := range l.cfg.Master.Tokens {
-		v, err := t.Secret.Read(ctx)
+		v, err := m.secrets.now(ctx, t.Secret)
 		if err != nil {
 			return nil, core.Config{}, fmt.Errorf("read the secret of API token %s: %w", t.Name, err)
 		}
@@ -311,7 +311,7 @@ func sizeOf(cfg *hcl.Config, w *hcl.Worker, kinds map[string]providers.Kind) (vc
 }
 
 func coreProvider(handle string, lim providers.Limits) core.Provider {
-	return core.Provider{Name: handle, Settle: lim.Settle, CheckInterval: lim.CheckInterval, DestroyBackoff: lim.DestroyBackoff,
+	return core.Provider{Name: handle, Interruptible: lim.Interruptible, Settle: lim.Settle, CheckInterval: lim.CheckInterval, DestroyBackoff: lim.DestroyBackoff,
 		SweepInterval: lim.SweepInterval, SweepGrace: sweepGrace(lim)}
 }
 

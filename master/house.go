@@ -153,13 +153,13 @@ func (m *master) targets() notify.Targets {
 	if c.Mail != nil {
 		t.Mail = &notify.Mail{Relay: c.Mail.Relay, From: c.Mail.From, Username: c.Mail.Username, TLS: c.Mail.TLS}
 		if c.Mail.Secret != nil {
-			t.Mail.Secret = c.Mail.Secret.Read
+			t.Mail.Secret = m.secrets.reader(c.Mail.Secret)
 		}
 	}
 	if c.Webhook != nil {
 		t.Webhook = &notify.Webhook{URL: c.Webhook.URL}
 		if c.Webhook.Secret != nil {
-			t.Webhook.Secret = c.Webhook.Secret.Read
+			t.Webhook.Secret = m.secrets.reader(c.Webhook.Secret)
 		}
 	}
 	return t

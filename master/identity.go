@@ -9,11 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
-	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
@@ -26,8 +24,6 @@ const (
 	logsName        = "logs"
 	keySize         = 32
 	takeoverTimeout = 90 * time.Second
-	secretLife      = 30 * time.Second // how long a worker's password is remembered after it was read
-	secretTimeout   = 10 * time.Second
 )
 
 // openStore opens the state. With Takeover a master that holds it is asked to end (it keeps instances and builds, unless its configuration says
@@ -164,47 +160,10 @@ func (m *master) password(worker string) (providers.Secret, bool) {
 	if w == nil || w.Password == nil {
 		return "", false
 	}
-	v, err := m.secrets.read(*w.Password)
+	v, err := m.secrets.recent(*w.Password)
 	if err != nil {
 		m.log.Warn("master: cannot read a worker's password", "worker", worker, "secret", w.Password.Name, "err", err)
 		return "", false
 	}
-	return v, true
-}
-
-// secretCache keeps whoever tries passwords from running a secret's command each time.
-type secretCache struct {
-	mu sync.Mutex
-	m  map[string]*cachedSecret
-}
-
-// cachedSecret is one secret. Its lock is held while it is read, which may take long: only those wait who want the same one.
-type cachedSecret struct {
-	mu    sync.Mutex
-	value providers.Secret
-	err   error
-	until time.Time
-}
-
-func (c *secretCache) read(s hcl.Secret) (providers.Secret, error) {
-	c.mu.Lock()
-	v := c.m[s.Name]
-	if v == nil {
-		if c.m == nil {
-			c.m = map[string]*cachedSecret{}
-		}
-		v = &cachedSecret{}
-		c.m[s.Name] = v
-	}
-	c.mu.Unlock()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if time.Now().Before(v.until) {
-		return v.value, v.err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), secretTimeout)
-	defer cancel()
-	b, err := s.Read(ctx)
-	v.value, v.err, v.until = providers.Secret(b), err, time.Now().Add(secretLife)
-	return v.value, v.err
+	return providers.Secret(v), true
 }

@@ -86,7 +86,7 @@ type master struct {
 	look    chan struct{}        // asks for tend
 	plans   chan struct{}        // one element for each plan that is being made
 	retry   time.Duration        // pause before a provider that could not be opened is tried again
-	secrets secretCache
+	secrets *vault
 
 	mu     sync.Mutex
 	opened map[string]engine.Opened   // all providers of this process, by their handles
@@ -109,6 +109,7 @@ type applied struct {
 // Run runs a master until ctx ends, and then stops it as its configuration says (on_master_stop).
 func Run(ctx context.Context, o Options) (err error) {
 	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), plans: make(chan struct{}, maxPlans), retry: cmp.Or(o.retry, retryEvery)}
+	m.secrets = newVault(o.Log)
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
@@ -154,7 +155,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Auth:    session.Accounts{Key: m.key, Password: m.password, Worker: m.workerOf}})
 	m.catalog = build.NewCatalog(m.loadGeneration)
 	runner := build.New(build.Config{Commands: m.hub, Logs: build.StepLogs(m.logs, m.log), Records: m.store, Loop: lazyLoop{m},
-		Definitions: m.catalog, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
+		Definitions: m.catalog, Vault: hidden{m.secrets, m}, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
 	m.notices = notify.New(notify.Options{Targets: m.targets, Log: m.log})
 	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
 		Providers: m.opened, Describe: m.describe, Due: m.due, Console: m.keepConsole, Token: m.token, Observe: m.observe()})

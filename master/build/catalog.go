@@ -21,7 +21,12 @@ type Catalog struct {
 	load func(ctx context.Context, gen model.Generation) (*hcl.Config, error)
 
 	mu   sync.Mutex
-	gens map[model.Generation]map[string]*Definition
+	gens map[model.Generation]*generation
+}
+
+type generation struct {
+	cfg  *hcl.Config
+	defs map[string]*Definition
 }
 
 // maxGenerations bounds how many configurations stay parsed.
@@ -29,44 +34,62 @@ const maxGenerations = 8
 
 // NewCatalog returns an empty catalog. load makes the configuration of a generation that was not Put here, from the store.
 func NewCatalog(load func(ctx context.Context, gen model.Generation) (*hcl.Config, error)) *Catalog {
-	return &Catalog{load: load, gens: make(map[model.Generation]map[string]*Definition)}
+	return &Catalog{load: load, gens: make(map[model.Generation]*generation)}
 }
 
 // Put adds a configuration that has just been applied.
 func (c *Catalog) Put(gen model.Generation, cfg *hcl.Config) {
-	defs := definitions(cfg)
+	g := &generation{cfg, definitions(cfg)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.put(gen, defs)
+	c.put(gen, g)
 }
 
 // put makes room by dropping the oldest generation. mu is held.
-func (c *Catalog) put(gen model.Generation, defs map[string]*Definition) {
+func (c *Catalog) put(gen model.Generation, g *generation) {
 	if len(c.gens) >= maxGenerations {
 		delete(c.gens, slices.Min(slices.Collect(maps.Keys(c.gens))))
 	}
-	c.gens[gen] = defs
+	c.gens[gen] = g
 }
 
 // Builder implements Definitions.
 func (c *Catalog) Builder(ctx context.Context, gen model.Generation, name string) (*Definition, error) {
-	c.mu.Lock()
-	defs, there := c.gens[gen]
-	c.mu.Unlock()
-	if !there { // two builds may load it at once, which does no harm
-		cfg, err := c.load(ctx, gen)
-		if err != nil {
-			return nil, err
-		}
-		defs = definitions(cfg)
-		c.mu.Lock()
-		c.put(gen, defs)
-		c.mu.Unlock()
+	g, err := c.generation(ctx, gen)
+	if err != nil {
+		return nil, err
 	}
-	if d := defs[name]; d != nil {
+	if d := g.defs[name]; d != nil {
 		return d, nil
 	}
 	return nil, fmt.Errorf("there is no builder %q", name)
+}
+
+// Config returns the configuration of a generation.
+func (c *Catalog) Config(ctx context.Context, gen model.Generation) (*hcl.Config, error) {
+	g, err := c.generation(ctx, gen)
+	if err != nil {
+		return nil, err
+	}
+	return g.cfg, nil
+}
+
+func (c *Catalog) generation(ctx context.Context, gen model.Generation) (*generation, error) {
+	c.mu.Lock()
+	g := c.gens[gen]
+	c.mu.Unlock()
+	if g != nil {
+		return g, nil
+	}
+	cfg, err := c.load(ctx, gen) // two builds may load it at once, which does no harm
+	if err != nil {
+		return nil, err
+	}
+	g = &generation{cfg, definitions(cfg)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put(gen, g)
+	return g, nil
 }
 
 func definitions(cfg *hcl.Config) map[string]*Definition {

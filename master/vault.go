@@ -1,0 +1,197 @@
+package master
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/build"
+	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/session"
+)
+
+const (
+	secretLife    = 30 * time.Second // how long a secret's value counts as recent
+	secretTimeout = 10 * time.Second
+	filesTimeout  = 5 * time.Second // how long a step waits until all secrets in files are read
+	maxOlder      = 8               // values of one secret, after rotations, that stay hidden
+)
+
+// vault reads all secrets that the master itself uses, and remembers, in memory only, what no log may show: a secret that is no business of a build may be in
+// the environment that its worker was started with. It is safe for concurrent use.
+type vault struct {
+	log  *slog.Logger
+	turn chan struct{} // has an element while the files are read
+
+	mu      sync.Mutex
+	recents map[string]*recent         // by source
+	seen    map[string][][]byte        // values of each secret by its name, the latest last
+	builds  map[model.BuildID][][]byte // what running builds have read
+	short   map[string]bool            // names of secrets that were warned of
+}
+
+// recent is one secret. Its lock is held while it is read, which may take long: only those wait who want the same one.
+type recent struct {
+	mu    sync.Mutex
+	value []byte
+	err   error
+	until time.Time
+}
+
+func newVault(log *slog.Logger) *vault {
+	return &vault{log: log, turn: make(chan struct{}, 1), recents: map[string]*recent{}, seen: map[string][][]byte{}, builds: map[model.BuildID][][]byte{},
+		short: map[string]bool{}}
+}
+
+// now reads a secret.
+func (v *vault) now(ctx context.Context, s hcl.Secret) ([]byte, error) {
+	value, err := s.Read(ctx)
+	if err == nil {
+		v.note(s.Name, value)
+	}
+	return value, err
+}
+
+func (v *vault) reader(s *hcl.Secret) func(context.Context) ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) { return v.now(ctx, *s) }
+}
+
+// recent reads a secret unless that was done not long ago, so that whoever tries passwords does not run its command each time, and one that has changed is found.
+func (v *vault) recent(s hcl.Secret) ([]byte, error) {
+	source := fmt.Sprintf("%q %q %q", s.Env, s.File, s.Command)
+	v.mu.Lock()
+	r := v.recents[source]
+	if r == nil {
+		r = &recent{}
+		v.recents[source] = r
+	}
+	v.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Now().Before(r.until) {
+		return r.value, r.err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), secretTimeout)
+	defer cancel()
+	r.value, r.err = v.now(ctx, s)
+	r.until = time.Now().Add(secretLife)
+	return r.value, r.err
+}
+
+// note remembers a value.
+func (v *vault) note(name string, value []byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.warnShort(name, len(value))
+	all := slices.DeleteFunc(v.seen[name], func(old []byte) bool { return bytes.Equal(old, value) })
+	all = append(all, bytes.Clone(value))
+	v.seen[name] = all[max(0, len(all)-maxOlder):]
+}
+
+// warnShort warns once. mu is held.
+func (v *vault) warnShort(name string, length int) {
+	if length >= hcl.Masked || v.short[name] {
+		return
+	}
+	v.short[name] = true
+	v.log.Warn("master: a secret is too short to be masked in logs: that would mask everything; take a longer one, or do not print it", "secret", name, "bytes_needed", hcl.Masked)
+}
+
+// refresh reads what can be read without running anything. A disk that does not answer is not waited for.
+func (v *vault) refresh(ctx context.Context, declared []hcl.Secret) {
+	late := time.NewTimer(filesTimeout)
+	defer late.Stop()
+	done := make(chan struct{})
+	select {
+	case v.turn <- struct{}{}:
+		go func() {
+			defer func() { <-v.turn; close(done) }()
+			for i := range declared {
+				if len(declared[i].Command) == 0 {
+					_, _ = v.recent(declared[i]) // one that cannot be read is known to nobody, or by an older value
+				}
+			}
+		}()
+	case <-ctx.Done():
+		return
+	case <-late.C:
+		v.log.Warn("master: the files of secrets cannot be read in time; what is new in them is not masked where only a worker's environment has it")
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-late.C:
+		v.log.Warn("master: the files of secrets cannot be read in time; what is new in them is not masked where only a worker's environment has it")
+	}
+}
+
+// values are all that is remembered.
+func (v *vault) values() (out [][]byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, all := range v.seen {
+		out = append(out, all...)
+	}
+	for _, all := range v.builds {
+		out = append(out, all...)
+	}
+	return out
+}
+
+// Learn implements build.Vault. The values of other secrets than commands' are known already, or will be; those of commands are known as long as the build runs.
+func (v *vault) Learn(b model.BuildID, values [][]byte, lengths map[string]int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for name, n := range lengths {
+		v.warnShort(name, n)
+	}
+	for _, value := range values {
+		if !slices.ContainsFunc(v.builds[b], func(have []byte) bool { return bytes.Equal(have, value) }) {
+			v.builds[b] = append(v.builds[b], value)
+		}
+	}
+}
+
+// Forget implements build.Vault.
+func (v *vault) Forget(b model.BuildID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.builds, b)
+}
+
+// hidden is the vault as builds see it.
+type hidden struct {
+	*vault
+	m *master
+}
+
+var _ build.Vault = hidden{}
+
+// Hidden implements build.Vault: what the configuration in force and the build's own know, all secrets, and the token of the build's instance.
+func (h hidden) Hidden(ctx context.Context, b core.Build) (out [][]byte) {
+	var cfgs []*hcl.Config
+	if a := h.m.current.Load(); a != nil {
+		cfgs = append(cfgs, a.cfg)
+	}
+	cfg, err := h.m.catalog.Config(ctx, b.Generation)
+	switch {
+	case err != nil: // the build fails for that
+	case !slices.Contains(cfgs, cfg):
+		cfgs = append(cfgs, cfg)
+	}
+	for _, cfg := range cfgs {
+		out = append(out, cfg.Hidden(b.Worker)...)
+		h.refresh(ctx, cfg.Secrets)
+	}
+	if b.Instance != "" {
+		out = append(out, []byte(session.Token(h.m.key, b.Instance).Reveal()))
+	}
+	return append(out, h.values()...)
+}

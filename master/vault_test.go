@@ -1,0 +1,139 @@
+package master
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/build"
+	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/session"
+	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/fake"
+)
+
+const vaultText = `
+variable "dbpw" { sensitive = true }
+master {
+  token "ci" {
+    secret = secret.api
+    role   = "read"
+  }
+}
+secret "api" { file = "api" }
+secret "unset" { env = "ROUSE_TEST_NOT_SET_ANYWHERE" }
+secret "ordered" { command = ["sh", "-c", "touch ran; echo by-command"] }
+provider "fake" "p" {}
+worker "w" { provider = provider.fake.p }
+builder "b" {
+  workers = [worker.w]
+  step "shell" "s" { command = "true" }
+}
+scheduler "force" "f" { builders = ["b"] }
+`
+
+// vaultMaster is a master of two generations, each with a value of its own of the sensitive variable.
+func vaultMaster(t *testing.T) (m *master, dir string, log *bytes.Buffer) {
+	t.Helper()
+	dir, log = t.TempDir(), &bytes.Buffer{}
+	if err := os.WriteFile(filepath.Join(dir, "api"), []byte("token-of-the-api\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := slog.New(slog.NewTextHandler(log, nil))
+	m = &master{log: l, secrets: newVault(l), key: []byte("key"), catalog: build.NewCatalog(nil)}
+	for gen, value := range []string{"", "hunter2-old", "hunter2-new"} {
+		cfg, diags := hcl.LoadFiles(map[string][]byte{"rouse.hcl": []byte(vaultText)}, hcl.Options{Dir: dir, Kinds: map[string]providers.Kind{"fake": &fake.Kind{}},
+			Variables: map[string]string{"dbpw": value}})
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		m.catalog.Put(model.Generation(gen), cfg)
+		m.current.Store(&applied{gen: int64(gen), cfg: cfg})
+	}
+	return m, dir, log
+}
+
+func (m *master) hides(b core.Build) (out []string) {
+	for _, v := range (hidden{m.secrets, m}).Hidden(context.Background(), b) {
+		out = append(out, string(v))
+	}
+	return out
+}
+
+func TestEveryBuildHidesWhatAnyEnvironmentMayHold(t *testing.T) {
+	t.Parallel()
+	m, dir, _ := vaultMaster(t)
+	b := core.Build{ID: 3, Builder: "b", Worker: "w", Generation: 1, Instance: "o-w-1"}
+	m.secrets.Learn(8, [][]byte{[]byte("read-by-build-8")}, nil)
+	got := m.hides(b)
+	for _, want := range []string{"hunter2-old", "hunter2-new", "token-of-the-api", "read-by-build-8", session.Token(m.key, "o-w-1").Reveal()} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%q is not hidden: %q", want, got)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil || slices.Contains(got, "by-command") {
+		t.Error("a secret's command was run although nothing uses it")
+	}
+	m.secrets.Forget(8)
+	if got := m.hides(b); slices.Contains(got, "read-by-build-8") {
+		t.Error("what an ended build has read is kept for ever")
+	}
+	cfg := m.current.Load().cfg
+	if _, err := m.secrets.recent(cfg.Secrets[slices.IndexFunc(cfg.Secrets, func(s hcl.Secret) bool { return s.Name == "ordered" })]); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.hides(b); !slices.Contains(got, "by-command") {
+		t.Error("what the master has read by a command is not hidden")
+	}
+}
+
+// A worker that was started before may have the old value in its environment.
+func TestASecretThatWasRotatedStaysHidden(t *testing.T) {
+	t.Parallel()
+	m, dir, _ := vaultMaster(t)
+	b := core.Build{ID: 3, Builder: "b", Worker: "w", Generation: 2}
+	m.hides(b)
+	for _, value := range []string{"second-token", "third-token"} {
+		if err := os.WriteFile(filepath.Join(dir, "api"), []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.secrets.now(context.Background(), m.current.Load().cfg.Master.Tokens[0].Secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := m.hides(b)
+	for _, want := range []string{"token-of-the-api", "second-token", "third-token"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%q is not hidden: %q", want, got)
+		}
+	}
+	for i := range 100 {
+		m.secrets.note("api", []byte{byte(i), 'x', 'y', 'z'})
+	}
+	if n := len(m.secrets.values()); n > maxOlder {
+		t.Errorf("%d values of one secret are kept", n)
+	}
+}
+
+func TestASecretTooShortToBeMaskedIsWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	m, dir, log := vaultMaster(t)
+	if err := os.WriteFile(filepath.Join(dir, "api"), []byte("qz\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		m.hides(core.Build{ID: 3, Builder: "b", Worker: "w", Generation: 2})
+		m.secrets.Learn(3, nil, map[string]int{"api": 2, "other": 3, "long": 4})
+	}
+	said := log.String()
+	if strings.Count(said, "secret=api") != 1 || strings.Count(said, "secret=other") != 1 || strings.Contains(said, "secret=long") || strings.Contains(said, "qz") {
+		t.Error(said)
+	}
+}
