@@ -263,6 +263,7 @@ type Limits struct {
 	SweepInterval  time.Duration // how often List is asked for orphans
 	CheckInterval  time.Duration // how often Get is asked while an instance boots
 	DestroyBackoff time.Duration // first pause before a Destroy is repeated; doubles up to 1 min
+	Interruptible  bool          // it may take instances back: what their agents say of that is believed, unless "market" in their Facts is not "spot"
 }
 
 // Kind is one kind of provider ("local", "ec2", …): it decodes its blocks of configuration and opens providers. cmd/rouse holds the only list.

@@ -30,7 +30,7 @@ func (s *State) startBuild(w *worker, b *Build, resume bool) {
 func (b *Build) copy() Build {
 	c := *b
 	c.Requests = append([]model.RequestID(nil), b.Requests...)
-	c.live, c.free, c.dirty = false, false, false
+	c.live, c.free, c.taken, c.dirty = false, false, false, false
 	return c
 }
 
@@ -103,11 +103,12 @@ func (s *State) endBuild(b *Build, v verdict) {
 		case r == nil || r.State == model.RequestDone:
 		case v.result != model.Retry:
 			s.endRequest(r, v.result, v.text)
-		case !v.free && r.Attempts >= s.maxAttempts(r.Builder):
-			s.endRequest(r, model.Exception, "gave up after "+strconv.Itoa(r.Attempts)+" attempts: "+v.text)
 		default:
-			if v.free {
+			if free := s.free(b, r, v); free {
 				r.Attempts--
+			} else if r.Attempts >= s.maxAttempts(r.Builder) {
+				s.endRequest(r, model.Exception, "gave up after "+strconv.Itoa(r.Attempts)+" attempts: "+v.text+r.interruptions())
+				continue
 			}
 			r.State = model.RequestWaiting
 			s.dirtyRequest(r)

@@ -78,6 +78,7 @@ type Access struct {
 // Provider is what the core must know of a provider.
 type Provider struct {
 	Name           string
+	Interruptible  bool          // it may take instances back. Else an agent that says so is not believed
 	Settle         time.Duration // an unresolved create may still show up for this long
 	CheckInterval  time.Duration // between two checks of an instance that boots
 	DestroyBackoff time.Duration // first pause before a destroy is repeated
@@ -97,6 +98,7 @@ type Request struct {
 	State       model.RequestState
 	Attempts    int
 	Build       model.BuildID // the last build
+	Interrupted int           // attempts that ended because their instance was taken back: the first FreeInterruptions of them are not in Attempts
 	Result      model.Result
 	Text        string
 	FinishedAt  time.Time
@@ -122,6 +124,7 @@ type Build struct {
 
 	live  bool // a runner works on it in this process
 	free  bool // it is being stopped by an order: its retry charges no attempt
+	taken bool // its instance is taken back by its provider
 	dirty bool
 }
 
@@ -177,7 +180,7 @@ type (
 	// EndAsked orders the end of a worker's instance, whatever it does: its builds are told to stop and are retried.
 	EndAsked struct {
 		Worker, Reason string
-		Interrupted    string // not empty: the provider takes the instance back; one of the Interrupted constants
+		Interrupted    string // not empty: the provider takes the instance back, says its agent; one of the Interrupted constants
 	}
 
 	// LeaveAsked orders the end of a worker's instance as soon as it is idle: running builds go on, and no other is begun on it. It is not stored: who

@@ -129,9 +129,10 @@ type (
 
 // Kinds of Notify.
 const (
-	NoticeMissing = "missing" // a worker did not attach in time, or a standard worker is gone
-	NoticeBackoff = "backoff" // a worker has failed several times in a row
-	NoticeOrphan  = "orphan"  // an instance that no record knows was found and is being destroyed
+	NoticeMissing     = "missing"     // a worker did not attach in time, or a standard worker is gone
+	NoticeBackoff     = "backoff"     // a worker has failed several times in a row
+	NoticeInterrupted = "interrupted" // a request has lost its instance to the provider again and again
+	NoticeOrphan      = "orphan"      // an instance that no record knows was found and is being destroyed
 )
 
 // Timer names one deadline. Gen makes a replaced timer recognisable.

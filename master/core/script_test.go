@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write the golden scripts' output")
 // TestScripts runs testdata/*.txt. A script is read by a person: lines that begin with a word are orders, what the core did follows, indented.
 //
 //	worker NAME [provider=P] [max=N] [wait=D] [missing=D] [lock=L] [spec=S] [idle=stop] [vcpus=N] [memory=MIB]     builder NAME workers=A,B [lock=L[!]] [collapse] [attempts=N]
-//	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D]
+//	lock NAME [max=N] [worker]                                                provider NAME [settle=D] [sweep=D] [firm]
 //	apply | submit BUILDER [n=N] [priority=N] [key=K] [on=WORKER] | cancel request|build ID | pause W [REASON] | kill W [INTERRUPTED]
 //	ok|fail|gone|lost create|check|destroy|stop|start W [STATE or CLASS] | attach W [as=A] [token=KEY] [plain] | detach W | end BUILD RESULT | advance D
 //	leave W [KEY] | sweep [P] | reap KEY | strays | rooms P [NAME=VCPUS/MIB/SLOTS[/down]]… | observe P KEY… | taken
@@ -147,7 +147,7 @@ func (s *script) order(verb string, args []string) {
 	switch verb {
 	case "provider":
 		s.cfg.Providers = append(s.cfg.Providers, core.Provider{Name: p[0], Settle: s.dur(o["settle"], 5*time.Second), CheckInterval: 10 * time.Second,
-			DestroyBackoff: time.Second, SweepInterval: s.dur(o["sweep"], 0), SweepGrace: 2 * time.Minute})
+			DestroyBackoff: time.Second, SweepInterval: s.dur(o["sweep"], 0), SweepGrace: 2 * time.Minute, Interruptible: !slices.Contains(p, "firm")})
 	case "worker":
 		w := core.Worker{Name: p[0], Provider: o["provider"], MaxBuilds: num(o["max"], 0), MissingTimeout: s.dur(o["missing"], 20*time.Minute),
 			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"], Idle: o["idle"],

@@ -36,10 +36,13 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 	case EndAsked:
 		s.event = "EndAsked"
 		if w := s.workers[ev.Worker]; w != nil && w.facts.Instance != nil && !w.facts.Instance.Doomed {
-			if ev.Interrupted != "" {
-				s.interrupted(w, ev.Interrupted, ev.Reason)
-			} else {
+			switch {
+			case ev.Interrupted == "":
 				s.doom(w, ev.Reason, "")
+			case s.interruptible(w):
+				s.interrupted(w, ev.Interrupted, ev.Reason)
+			default:
+				s.doom(w, "its agent says that it is taken back, which its provider does not do to such instances: "+ev.Reason, failEnded)
 			}
 		}
 	case SweepAsked:

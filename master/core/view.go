@@ -146,6 +146,7 @@ func (s *State) Explain(now time.Time, id model.RequestID) (Explanation, bool) {
 			ex.Text += fmt.Sprintf("; the agent of worker %s has been away for %s: the build waits for it another %s, and is then tried again", w.cfg.Name,
 				now.Sub(since).Round(time.Second), since.Add(ResumeGrace).Sub(now).Round(time.Second))
 		}
+		ex.Text += r.interruptions()
 		return ex, true
 	}
 	b := s.builders[r.Builder]
@@ -178,6 +179,7 @@ func (s *State) Explain(now time.Time, id model.RequestID) (Explanation, bool) {
 	default:
 		ex.Text = "it is next; no worker can take it now"
 	}
+	ex.Text += r.interruptions()
 	if b.retired && len(ex.Candidates) > 0 {
 		ex.Text += fmt.Sprintf("; builder %s is no longer configured, its last requests are served as they were queued", r.Builder)
 	}

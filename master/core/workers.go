@@ -359,8 +359,11 @@ func (s *State) ended(w *worker, r OpResult, fault string) {
 	s.doom(w, "the instance ended by itself: "+r.Detail, fault)
 }
 
-// interrupted ends an instance that its provider takes back. Its builds are retried and not blamed, and the worker does not back off.
+// interrupted ends an instance that its provider takes back. Its builds are retried and not blamed (but see FreeInterruptions), and the worker does not back off.
 func (s *State) interrupted(w *worker, kind, why string) {
+	for _, b := range w.builds {
+		b.taken = true
+	}
 	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: w.facts.Instance.Key, From: kind, To: "interrupted", Cause: why})
 	s.effect(TellInterrupted{Provider: w.facts.Instance.Provider, Key: w.facts.Instance.Key})
 	s.doom(w, why, "")

@@ -178,7 +178,7 @@ func newWorld(t testing.TB) *world {
 	w.cfg = core.Config{Generation: 1,
 		Workers:  []core.Worker{{Name: "w1", Provider: "p", MaxBuilds: 1, MissingTimeout: 20 * time.Minute, BuildWaitTimeout: 10 * time.Minute, Spec: "s"}},
 		Builders: []core.Builder{{Name: "b", Workers: []string{"w1"}, MaxAttempts: 5}},
-		Providers: []core.Provider{{Name: "p", Settle: time.Minute, CheckInterval: 30 * time.Second, DestroyBackoff: time.Second, SweepInterval: time.Hour,
+		Providers: []core.Provider{{Name: "p", Interruptible: true, Settle: time.Minute, CheckInterval: 30 * time.Second, DestroyBackoff: time.Second, SweepInterval: time.Hour,
 			SweepGrace: time.Minute}}}
 	return w
 }

@@ -149,7 +149,7 @@ func (w *world) drawWorker(c *core.Config, name string) core.Worker {
 }
 
 func (w *world) drawProvider(name string) core.Provider {
-	return core.Provider{Name: name, Settle: settle, CheckInterval: 20 * time.Second, DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: sweepGrace}
+	return core.Provider{Name: name, Interruptible: true, Settle: settle, CheckInterval: 20 * time.Second, DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: sweepGrace}
 }
 
 func (w *world) drawAccess(c *core.Config) (out []core.Access) {

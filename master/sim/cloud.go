@@ -206,7 +206,7 @@ func (w *world) spotNotice() {
 				w.killAgents(v)
 			}
 		})
-		w.deliver(core.EndAsked{Worker: v.worker, Reason: "the provider takes the instance back"})
+		w.deliver(core.EndAsked{Worker: v.worker, Reason: "the provider takes the instance back", Interrupted: core.InterruptedSpot})
 		return
 	}
 }

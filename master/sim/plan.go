@@ -43,7 +43,7 @@ func (w *world) plan() {
 	}
 	w.cfg = core.Config{Generation: 1}
 	for i := range 1 + w.rng.IntN(2) {
-		w.cfg.Providers = append(w.cfg.Providers, core.Provider{Name: fmt.Sprintf("p%d", i), Settle: settle, CheckInterval: 20 * time.Second,
+		w.cfg.Providers = append(w.cfg.Providers, core.Provider{Name: fmt.Sprintf("p%d", i), Interruptible: i == 0, Settle: settle, CheckInterval: 20 * time.Second,
 			DestroyBackoff: time.Second, SweepInterval: time.Minute, SweepGrace: sweepGrace})
 	}
 	if w.chance(0.5) {

@@ -109,6 +109,7 @@ func (c Config) limits() providers.Limits {
 		SweepInterval:  time.Minute,
 		CheckInterval:  10 * time.Second,
 		DestroyBackoff: 2 * time.Second,
+		Interruptible:  true,
 	}
 }
 

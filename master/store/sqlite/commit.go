@@ -123,7 +123,7 @@ func (w *writer) delta(d *core.Delta) error {
 			continue
 		}
 		if err := w.exec(w.st.requestMove, int64(r.ID), r.SourceKey, int64(r.State), int64(r.Attempts), int64(r.Build), int64(r.Result), r.Text,
-			micros(r.FinishedAt)); err != nil {
+			micros(r.FinishedAt), int64(r.Interrupted)); err != nil {
 			return fmt.Errorf("request %d: %w", r.ID, err)
 		}
 	}
@@ -182,7 +182,7 @@ func (w *writer) newRequest(r *model.Request, moved *core.Request) error {
 		m = *moved
 	}
 	return w.exec(w.st.requestNew, int64(r.ID), r.Builder, int64(r.Priority), r.Reason, r.Scheduler, r.Owner, source, properties, r.Worker, int64(r.Parent),
-		int64(r.Generation), micros(r.SubmittedAt), m.SourceKey, int64(m.State), int64(m.Attempts), int64(m.Build), int64(m.Result), m.Text, micros(m.FinishedAt))
+		int64(r.Generation), micros(r.SubmittedAt), m.SourceKey, int64(m.State), int64(m.Attempts), int64(m.Build), int64(m.Result), m.Text, micros(m.FinishedAt), int64(m.Interrupted))
 }
 
 func (w *writer) build(b *core.Build) error {

@@ -44,8 +44,8 @@ func (s *Store) load(ctx context.Context) (saved core.Saved, meta map[string]str
 	if err := tx.QueryRowContext(ctx, `SELECT next_build, next_op FROM counters`).Scan(&saved.NextBuild, &saved.NextOp); err != nil {
 		return saved, nil, err
 	}
-	saved.Requests, err = collect(ctx, tx, `SELECT id, builder, priority, submitted_at, worker, source_key, generation, state, attempts, build, result, text, finished_at
-		FROM requests WHERE state <> 2 ORDER BY id`, nil, scanCoreRequest)
+	saved.Requests, err = collect(ctx, tx, `SELECT id, builder, priority, submitted_at, worker, source_key, generation, state, attempts, build, result, text, finished_at,
+		interrupted FROM requests WHERE state <> 2 ORDER BY id`, nil, scanCoreRequest)
 	if err != nil {
 		return saved, nil, err
 	}

@@ -38,7 +38,7 @@ func scanID[T ~int64](r scanner, id *T) error { return r.Scan(id) }
 
 func scanCoreRequest(r scanner, q *core.Request) error {
 	return r.Scan(&q.ID, &q.Builder, &q.Priority, moment{&q.SubmittedAt}, &q.Worker, &q.SourceKey, &q.Generation, &q.State, &q.Attempts, &q.Build, &q.Result, &q.Text,
-		moment{&q.FinishedAt})
+		moment{&q.FinishedAt}, &q.Interrupted)
 }
 
 func scanRequest(r scanner, q *model.Request) error {

@@ -53,9 +53,9 @@ func (w *writer) prepare() error {
 			by_whom = excluded.by_whom, origin = excluded.origin, directory = excluded.directory, reason = excluded.reason, summary = excluded.summary`},
 		{&s.counters, `UPDATE counters SET next_build = $1, next_op = $2, max_request = $3`},
 		{&s.requestNew, `INSERT INTO requests (id, builder, priority, reason, scheduler, owner, source, properties, worker, parent, generation, submitted_at,
-			source_key, state, attempts, build, result, text, finished_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) ON CONFLICT (id) DO NOTHING`},
-		{&s.requestMove, `UPDATE requests SET source_key = $2, state = $3, attempts = $4, build = $5, result = $6, text = $7, finished_at = $8 WHERE id = $1`},
+			source_key, state, attempts, build, result, text, finished_at, interrupted)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) ON CONFLICT (id) DO NOTHING`},
+		{&s.requestMove, `UPDATE requests SET source_key = $2, state = $3, attempts = $4, build = $5, result = $6, text = $7, finished_at = $8, interrupted = $9 WHERE id = $1`},
 		{&s.build, `INSERT INTO builds (id, request, requests, builder, worker, instance, generation, attempt, phase, assigned_at, started_at, finished_at,
 			result, text, cancelling, locks) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 			ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, phase = excluded.phase, started_at = excluded.started_at,

@@ -83,7 +83,7 @@ func testReplace(t *testing.T, open func(t *testing.T) store.Store) {
 	// Of several rows of one thing in one transaction the last one counts.
 	moved, mid := coreRequest(1), coreRequest(1)
 	mid.State, mid.Attempts = model.RequestClaimed, 1
-	moved.State, moved.Attempts, moved.Build, moved.Result, moved.Text = model.RequestWaiting, 2, 4, model.Retry, "lost"
+	moved.State, moved.Attempts, moved.Build, moved.Result, moved.Text, moved.Interrupted = model.RequestWaiting, 2, 4, model.Retry, "lost", 4
 	second, in := coreBuild(1, 1), coreInstance("o-w1-1")
 	commit(t, s, store.Tx{Deltas: deltas(
 		core.Delta{Requests: []core.Request{mid}, Builds: []core.Build{first}},

@@ -123,7 +123,7 @@ func request(id model.RequestID) model.Request {
 
 // coreRequest is what the core knows of request(id).
 func coreRequest(id model.RequestID) core.Request {
-	return core.Request{ID: id, Builder: "linux", Priority: -3, SubmittedAt: at(1), Worker: "w1", SourceKey: "key", Generation: 2, State: model.RequestWaiting, Result: model.NoResult}
+	return core.Request{ID: id, Builder: "linux", Priority: -3, SubmittedAt: at(1), Worker: "w1", SourceKey: "key", Generation: 2, State: model.RequestWaiting, Result: model.NoResult, Interrupted: 3}
 }
 
 func coreBuild(id model.BuildID, requests ...model.RequestID) core.Build {
