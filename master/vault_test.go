@@ -29,7 +29,7 @@ master {
 }
 secret "api" { file = "api" }
 secret "unset" { env = "ROUSE_TEST_NOT_SET_ANYWHERE" }
-secret "ordered" { command = ["sh", "-c", "touch ran; echo by-command"] }
+secret "ordered" { command = ["sh", "-c", "touch DIR/ran; echo by-command"] }
 provider "fake" "p" {}
 worker "w" { provider = provider.fake.p }
 builder "b" {
@@ -49,7 +49,7 @@ func vaultMaster(t *testing.T) (m *master, dir string, log *bytes.Buffer) {
 	l := slog.New(slog.NewTextHandler(log, nil))
 	m = &master{log: l, secrets: newVault(l), key: []byte("key"), catalog: build.NewCatalog(nil)}
 	for gen, value := range []string{"", "hunter2-old", "hunter2-new"} {
-		cfg, diags := hcl.LoadFiles(map[string][]byte{"rouse.hcl": []byte(vaultText)}, hcl.Options{Dir: dir, Kinds: map[string]providers.Kind{"fake": &fake.Kind{}},
+		cfg, diags := hcl.LoadFiles(map[string][]byte{"rouse.hcl": []byte(strings.ReplaceAll(vaultText, "DIR", dir))}, hcl.Options{Dir: dir, Kinds: map[string]providers.Kind{"fake": &fake.Kind{}},
 			Variables: map[string]string{"dbpw": value}})
 		if diags.HasErrors() {
 			t.Fatal(diags)
