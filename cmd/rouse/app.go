@@ -93,10 +93,20 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, given []string) error {
 		if err := check(c, given); err != nil {
-			return &usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
+			return usagef("%s; usage: %s", miscounted(c, check, given), strings.TrimSuffix(c.UseLine(), " [flags]"))
 		}
 		return nil
 	}
+}
+
+// miscounted says what is wrong with arguments that a check refuses for their number.
+func miscounted(c *cobra.Command, check cobra.PositionalArgs, given []string) string {
+	for n := len(given) - 1; n >= 0; n-- {
+		if check(c, given[:n]) == nil {
+			return fmt.Sprintf("%q is one argument too many", given[n])
+		}
+	}
+	return "an argument is missing"
 }
 
 // normalise accepts the single dash of Terraform's long flags (-state=DIR, -json), which cobra wants to be two. Everything after "--"

@@ -145,11 +145,15 @@ func (s *session) await(ctx context.Context, id model.RequestID, follow bool) (a
 		}
 		last, since = r, time.Time{}
 		s.told.Store(false)
-		if text := progress(r); text != "" && text != said && !s.json {
+		told := r
+		if follow {
+			told.Step = "" // the titles of the logs name the steps, each before its lines
+		}
+		if text := progress(told); text != "" && text != said && !s.json {
 			said = text
 			fmt.Fprintln(s.stderr, s.paint(s.stderr, "90", clean(text)))
 		}
-		if follow && r.Build != 0 {
+		if follow && r.Build != 0 && r.Phase != "substantiating" { // so that it is said first where the build runs
 			logs.follow(ctx, r.Build)
 		}
 		return nil

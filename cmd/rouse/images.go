@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ type imageList struct {
 
 func newImagesCmd(a *app) *cobra.Command {
 	var flags configFlags
-	var asJSON bool
+	var asJSON, all bool
 	c := &cobra.Command{
 		Use:   "images WORKER [DIR]",
 		Short: "Show how a worker's image is chosen",
@@ -49,7 +50,7 @@ configuration or this environment gives. No master is needed, and nothing is cha
 			if err != nil {
 				return err
 			}
-			return a.showImages(list, asJSON)
+			return a.showImages(list, asJSON, all)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, given []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(given) > 0 {
@@ -63,7 +64,8 @@ configuration or this environment gives. No master is needed, and nothing is cha
 		},
 	}
 	flags.register(c)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON, of all candidates")
+	c.Flags().BoolVar(&all, "all", false, "show all candidates, however many")
 	return c
 }
 
@@ -152,7 +154,27 @@ func latentWorker(cfg *hcl.Config, name string) (*hcl.Worker, *hcl.Provider, err
 	return nil, nil, errors.New(msg)
 }
 
-func (a *app) showImages(list *imageList, asJSON bool) error {
+// maxRefused is how many candidates that are not taken are shown to people who did not ask for all.
+const maxRefused = 20
+
+// fewRefused leaves out the candidates that are furthest from the choice, which is at the end, and says how many.
+func fewRefused(images []providers.Image) (shown []providers.Image, left int) {
+	refused := 0
+	for _, im := range slices.Backward(images) {
+		if !im.Taken {
+			refused++
+		}
+		if im.Taken || refused <= maxRefused {
+			shown = append(shown, im)
+		} else {
+			left++
+		}
+	}
+	slices.Reverse(shown)
+	return shown, left
+}
+
+func (a *app) showImages(list *imageList, asJSON, all bool) error {
 	taken := false
 	for _, im := range list.Images {
 		taken = taken || im.Taken
@@ -166,8 +188,16 @@ func (a *app) showImages(list *imageList, asJSON bool) error {
 		}
 	} else {
 		t := newTable(a)
+		shown, left := list.Images, 0
+		if !all {
+			shown, left = fewRefused(list.Images)
+		}
+		if left > 0 {
+			t.line("%s before these are not taken, too; to see them: -all", plural(left, "candidate"))
+			t.gap()
+		}
 		t.head("IMAGE", "CREATED", "NAME", "LOCATION", "TAKEN", "WHY")
-		for _, im := range list.Images {
+		for _, im := range shown {
 			verdict := "-"
 			if im.Taken {
 				verdict = "yes"

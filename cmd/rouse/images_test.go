@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -155,5 +156,30 @@ func TestImagesCompletesLatentWorkersOfTheConfiguration(t *testing.T) {
 	want := "linux-1\tbox\nlinux-2\tbox\nstale\tbox\nempty\tbox\ndown\tbox\nother\tnone\n:4\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestManyRefusedImagesAreLeftOut(t *testing.T) {
+	t.Parallel()
+	var images []providers.Image
+	for i := range 1159 {
+		images = append(images, providers.Image{ID: fmt.Sprintf("ami-%d", i)})
+	}
+	images = append(images, providers.Image{ID: "chosen", Taken: true})
+	shown, left := fewRefused(images)
+	if left != 1139 || len(shown) != 21 || shown[0].ID != "ami-1139" || shown[20].ID != "chosen" {
+		t.Errorf("%d left, %d shown: %v", left, len(shown), shown)
+	}
+	if shown, left := fewRefused(images[1139:]); left != 0 || len(shown) != 21 {
+		t.Errorf("%d left, %d shown", left, len(shown))
+	}
+	var out bytes.Buffer
+	a := &app{stdout: &out}
+	if err := a.showImages(&imageList{Images: images}, false, false); err != nil || !strings.HasPrefix(out.String(), "1139 candidates before these are not taken, too; to see them: -all\n\nIMAGE") {
+		t.Errorf("%v %.300s", err, out.String())
+	}
+	out.Reset()
+	if err := a.showImages(&imageList{Images: images}, false, true); err != nil || strings.Count(out.String(), "\n") != 1161 {
+		t.Errorf("%v %.300s", err, out.String())
 	}
 }

@@ -39,7 +39,7 @@ The workers are named, or taken from the configuration in the directory given wi
 		RunE: func(_ *cobra.Command, workers []string) error {
 			prefix, err := netip.ParsePrefix(subnet)
 			if err != nil {
-				return fmt.Errorf("-subnet: %w", err)
+				return usagef("-subnet %s: write ADDRESS/BITS, such as 192.168.201.0/24", subnet)
 			}
 			if dir != "" {
 				if workers, err = a.libvirtWorkers(&flags, dir, workers); err != nil {

@@ -253,7 +253,15 @@ func (s *session) buildLogs(ctx context.Context, p *logPrinter, o *logOptions) e
 		}
 		if !o.follow || b.Phase == model.BuildDone {
 			if !found && o.log != stdio {
-				return fmt.Errorf("no step of build %d has a log named %q", id, o.log)
+				var has []string
+				for _, st := range b.Steps {
+					for _, log := range st.Logs {
+						if !slices.Contains(has, log) {
+							has = append(has, log)
+						}
+					}
+				}
+				return fmt.Errorf("no step of build %d has a log named %q; they have %s", id, o.log, listed(has))
 			}
 			return nil
 		}

@@ -65,6 +65,9 @@ Write a configuration, start a master, ask for a build, watch it:
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().BoolVar(&a.noColor, "no-color", false, "print no colours")
+	root.Version = versionLine()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "show the version of this program")
 	root.AddGroup(
 		&cobra.Group{ID: "config", Title: "Configuration:"},
 		&cobra.Group{ID: "master", Title: "The master:"},
@@ -124,6 +127,10 @@ func flagError(c *cobra.Command, err error) error {
 		if near := hcl.Nearest(name, flagNames(c)); near != "" {
 			msg += fmt.Sprintf(" Did you mean -%s?", near)
 		}
+	}
+	if _, flag, ok := strings.Cut(msg, "unknown shorthand flag: "); ok { // 'x' in -xyz
+		_, word, _ := strings.Cut(flag, " in ")
+		msg = fmt.Sprintf("%s has no option %s.", c.CommandPath(), word)
 	}
 	return &usageError{errors.New(strings.ReplaceAll(msg, " --", " -"))}
 }

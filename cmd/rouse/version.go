@@ -30,6 +30,11 @@ func programVersion() string {
 	return "devel"
 }
 
+// versionLine is the version for people.
+func versionLine() string {
+	return fmt.Sprintf("rouse %s (%s, %s/%s)", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func (a *app) newVersionCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
@@ -42,8 +47,8 @@ func (a *app) newVersionCmd() *cobra.Command {
 			if asJSON {
 				return a.printJSON(v)
 			}
-			fmt.Fprintf(a.stdout, "rouse %s (%s, %s)\n", v.Version, v.Go, v.Platform)
-			return nil
+			_, err := fmt.Fprintln(a.stdout, versionLine())
+			return err
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -25,7 +25,7 @@ func newWorkersCmd(a *app) *cobra.Command {
 				t.line("No workers.")
 				return
 			}
-			t.head("WORKER", "PROVIDER", "STATE", "INSTANCE", "BUILDS", "NOTE")
+			t.head("WORKER", "PROVIDER", "STATE", "INSTANCE", "BUILD", "NOTE")
 			for _, w := range out.Workers {
 				t.row(w.Name, dash(w.Provider), w.State, dash(string(w.Instance)), dash(numbers(w.Builds)), workerNote(w))
 			}
@@ -42,16 +42,22 @@ func dash(s string) string {
 
 func workerNote(w api.Worker) string {
 	switch {
+	case !w.AwaySince.IsZero():
+		return fmt.Sprintf("its agent is away since %s, its builds wait until %s", w.AwaySince.Local().Format(time.TimeOnly), w.AwayUntil.Local().Format(time.TimeOnly))
 	case w.Paused != "":
 		return "paused: " + w.Paused
 	case w.Retired:
 		return "not in the configuration any more"
-	case !w.BackoffUntil.IsZero() && w.Tries > 0:
+	case w.Tries > 0:
 		failures := plural(w.Tries, "failure")
 		if w.FailClass != "" {
 			failures += " (" + w.FailClass + ")"
 		}
-		return fmt.Sprintf("%s, next try after %s: %s", failures, w.BackoffUntil.Local().Format(time.TimeOnly), w.LastError)
+		next := "the last"
+		if !w.BackoffUntil.IsZero() { // the master leaves it out when it is past
+			next = "next try after " + w.BackoffUntil.Local().Format(time.TimeOnly)
+		}
+		return fmt.Sprintf("%s, %s: %s", failures, next, w.LastError)
 	}
 	return ""
 }
@@ -85,7 +91,7 @@ func newInstancesCmd(a *app) *cobra.Command {
 				t.line("No instances.")
 				return
 			}
-			t.head("INSTANCE", "WORKER", "PROVIDER", "ID", "STATE", "AGE", "BUILDS", "COST", "NOTE")
+			t.head("INSTANCE", "WORKER", "PROVIDER", "ID", "STATE", "AGE", "RUNNING", "COST", "NOTE")
 			for _, m := range out.Instances {
 				note := m.Reason
 				switch {
@@ -111,41 +117,4 @@ func machine(m api.Instance) string {
 		}
 	}
 	return strings.Join(parts, ", ")
-}
-
-// newOrderCmd makes a command that gives an order about one worker.
-func newOrderCmd(a *app, verb, short, long string, withReason bool) *cobra.Command {
-	var reason string
-	c := &cobra.Command{
-		Use:               verb + " WORKER",
-		Short:             short,
-		Long:              long,
-		Example:           "  rouse " + verb + " linux-1",
-		Args:              args(cobra.ExactArgs(1)),
-		ValidArgsFunction: a.complete(workerNames),
-	}
-	if withReason {
-		c.Flags().StringVar(&reason, "reason", "", "`TEXT` that tells people why")
-	}
-	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
-		query := url.Values{}
-		set(query, "reason", reason)
-		var d api.Done
-		if err := s.Post(ctx, "/workers/"+url.PathEscape(given[0])+"/"+verb, query, nil, &d); err != nil {
-			return err
-		}
-		return s.said(d)
-	})
-}
-
-func newPauseCmd(a *app) *cobra.Command {
-	return newOrderCmd(a, "pause", "Give a worker no more builds", "Give a worker no more builds, until `rouse unpause`. Running builds go on.", true)
-}
-
-func newUnpauseCmd(a *app) *cobra.Command {
-	return newOrderCmd(a, "unpause", "Give a worker builds again", "Give a paused worker builds again.", false)
-}
-
-func newEndCmd(a *app) *cobra.Command {
-	return newOrderCmd(a, "end", "End a worker's instance, whatever it does", "End the instance of a worker, whatever it does. Its builds are stopped and tried again.", true)
 }

@@ -16,6 +16,14 @@ func TestNotesSayWhatAWorkerAndItsInstanceAre(t *testing.T) {
 	if want := "3 failures (no-capacity), next try after 12:00:00: no such machine now"; note != want {
 		t.Errorf("%q, want %q", note, want)
 	}
+	note = workerNote(api.Worker{Tries: 1, FailClass: "ended", LastError: "killed by SIGKILL"}) // the backoff is over: another try is under way
+	if want := "1 failure (ended), the last: killed by SIGKILL"; note != want {
+		t.Errorf("%q, want %q", note, want)
+	}
+	note = workerNote(api.Worker{AwaySince: until, AwayUntil: until.Add(2 * time.Minute)})
+	if want := "its agent is away since 12:00:00, its builds wait until 12:02:00"; note != want {
+		t.Errorf("%q, want %q", note, want)
+	}
 	in := api.Instance{Instance: model.Instance{Facts: map[string]string{"type": "m5.large", "zone": "eu-1a", "image": "ami-1", "market": "spot"}}}
 	if got, want := machine(in), "m5.large, spot, eu-1a"; got != want {
 		t.Errorf("%q, want %q", got, want)

@@ -6,7 +6,12 @@ import (
 
 // CatalogOf takes from a configuration what the API must know of it.
 func CatalogOf(cfg *hcl.Config) *Catalog {
-	c := &Catalog{Builders: []Builder{}, Schedulers: []Scheduler{}}
+	c := &Catalog{Builders: []Builder{}, Schedulers: []Scheduler{}, Pools: map[string]string{}}
+	for i := range cfg.Workers {
+		if w := &cfg.Workers[i]; w.Pool != "" {
+			c.Pools[w.Name] = w.Pool
+		}
+	}
 	for _, b := range cfg.Builders {
 		c.Builders = append(c.Builders, Builder{Name: b.Name, Description: b.Description, Workers: b.Workers})
 	}

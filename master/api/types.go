@@ -11,6 +11,7 @@ import (
 type Catalog struct {
 	Builders   []Builder
 	Schedulers []Scheduler
+	Pools      map[string]string // workers' names: the block that makes several of them
 }
 
 // Builder is a builder of the catalog.
@@ -144,6 +145,7 @@ type Step struct {
 // Worker is a worker.
 type Worker struct {
 	Name         string            `json:"name"`
+	Pool         string            `json:"pool,omitempty" doc:"name of the block with a count that it is one of"`
 	Provider     string            `json:"provider,omitempty" doc:"empty: a standard worker, which somebody else starts"`
 	State        string            `json:"state" doc:"not-substantiated, substantiating, substantiated, insubstantiating, stopped or shut-down; standard worker: attached or detached"`
 	Attached     bool              `json:"attached"`

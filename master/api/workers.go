@@ -30,13 +30,14 @@ func (s *Server) listWorkers(ctx context.Context, _ *struct{}) (*body[WorkerList
 		return nil, s.failed(err, "the workers")
 	}
 	out := WorkerList{Workers: []Worker{}}
+	pools := s.o.Catalog().Pools
 	for i := range snap.Workers {
 		w := &snap.Workers[i]
 		backoff := w.BackoffUntil
 		if !backoff.After(s.o.Now()) {
 			backoff = time.Time{}
 		}
-		out.Workers = append(out.Workers, Worker{Name: w.Worker.Name, Provider: w.Worker.Provider, State: w.State, Attached: w.Attached, Instance: w.Instance,
+		out.Workers = append(out.Workers, Worker{Name: w.Worker.Name, Pool: pools[w.Worker.Name], Provider: w.Worker.Provider, State: w.State, Attached: w.Attached, Instance: w.Instance,
 			Builds: append(noBuilds, w.Builds...), MaxBuilds: w.Worker.MaxBuilds, Price: w.Worker.Price, Tries: w.Tries, BackoffUntil: backoff,
 			LastError: w.LastError, FailClass: w.FailClass, ClassTries: w.ClassTries, Paused: w.Paused, Retired: w.Retired,
 			AwaySince: w.AwaySince, AwayUntil: w.AwayUntil})

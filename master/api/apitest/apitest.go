@@ -88,6 +88,7 @@ func (w *World) Server(edit func(*api.Options)) *api.Server {
 			{Name: "force", Kind: "force", Builders: []string{"hello", "slow"}, Priority: 3, Properties: map[string]any{"suite": "all"}},
 			{Name: "night", Kind: "nightly", Builders: []string{"hidden"}, Cron: "30 2 * * *"},
 		},
+		Pools: map[string]string{"linux-1": "linux", "linux-2": "linux"},
 	}
 	o := api.Options{Engine: w, Records: w, Logs: w, Catalog: func() *api.Catalog { return catalog }, Version: "1.2.3", Name: "rouse", Now: func() time.Time { return Now }}
 	if edit != nil {
