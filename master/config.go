@@ -34,6 +34,7 @@ type loaded struct {
 
 	retired []core.Builder // after a restart: those of older generations that have something to do
 	locks   []core.Lock    // that only they use
+	news    string         // what is said once it is in force; "" if that is no news
 }
 
 func (l *loaded) gen() model.Generation { return l.snap.Generation }
@@ -77,8 +78,7 @@ func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map
 		if err != nil {
 			return nil, err
 		}
-		m.log.Info("master: the configuration directory is read for the first time", "directory", m.o.ConfigDir)
-		return m.fromDirectory(cfg, nil, 1, digest), nil
+		return m.fromDirectory(cfg, nil, 1, digest, "the configuration directory is read for the first time"), nil
 	}
 	old, oldErr := m.parse(last)
 	var kindErr error // of the directory
@@ -94,12 +94,11 @@ func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map
 		return &loaded{snap: last, cfg: old}, nil
 	case err == nil && oldErr == nil:
 		if err = kindErr; err == nil {
-			m.log.Info("master: the configuration directory was edited; it is put into force", "directory", m.o.ConfigDir, "generation", last.Generation+1)
-			return m.fromDirectory(cfg, old, last.Generation+1, digest), nil
+			return m.fromDirectory(cfg, old, last.Generation+1, digest, "the configuration directory was edited; it is put into force"), nil
 		}
 	case err == nil && kindErr == nil:
-		m.log.Error("master: the last generation cannot be read any more; the configuration directory is put into force", "generation", last.Generation, "err", oldErr)
-		return m.fromDirectory(cfg, nil, last.Generation+1, digest), nil
+		m.log.Error("master: the last generation cannot be read any more", "generation", last.Generation, "err", oldErr)
+		return m.fromDirectory(cfg, nil, last.Generation+1, digest, "the configuration directory is put into force"), nil
 	case oldErr != nil:
 		return nil, errors.Join(err, kindErr, oldErr)
 	}
@@ -107,8 +106,8 @@ func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map
 	return &loaded{snap: last, cfg: old}, nil
 }
 
-func (m *master) fromDirectory(cfg, old *hcl.Config, gen model.Generation, digest string) *loaded {
-	return &loaded{cfg: cfg, old: old, meta: map[string]string{dirKey: digest}, snap: store.ConfigSnapshot{Generation: gen, AppliedAt: time.Now(),
+func (m *master) fromDirectory(cfg, old *hcl.Config, gen model.Generation, digest, news string) *loaded {
+	return &loaded{cfg: cfg, old: old, news: news, meta: map[string]string{dirKey: digest}, snap: store.ConfigSnapshot{Generation: gen, AppliedAt: time.Now(),
 		Files: cfg.Files, Variables: cfg.Variables, From: "start", By: userName(os.Getuid()), Directory: m.o.ConfigDir}}
 }
 

@@ -157,7 +157,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	runner := build.New(build.Config{Commands: m.hub, Logs: build.StepLogs(m.logs, m.log), Records: m.store, Loop: lazyLoop{m},
 		Definitions: m.catalog, Vault: hidden{m.secrets, m}, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
 	m.notices = notify.New(notify.Options{Targets: m.targets, Log: m.log})
-	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
+	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, First: first.snap.Generation == 1 && first.snap.Summary == nil, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
 		Providers: m.opened, Describe: m.describe, Due: m.due, Console: m.keepConsole, Token: m.token, Observe: m.observe()})
 	if err != nil {
 		return err
@@ -182,9 +182,16 @@ func (m *master) serve(ctx context.Context, first *loaded, worker net.Listener) 
 	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	g, running := errgroup.WithContext(running)
+	listeners, err := m.apiListeners(first.cfg.Master) // before anything is put into force: a port may be taken
+	if err != nil {
+		return errors.Join(err, m.engine.Stop(ctx, core.StopKeep))
+	}
 	g.Go(func() error { return m.engine.Run(context.WithoutCancel(ctx)) })
 	if err := m.start(running, first); err != nil {
 		cancel(err)
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
 		return errors.Join(err, m.engine.Stop(ctx, core.StopKeep), g.Wait())
 	}
 
@@ -198,11 +205,6 @@ func (m *master) serve(ctx context.Context, first *loaded, worker net.Listener) 
 		Tokens:  func() []api.Token { return m.current.Load().tokens }})
 	serving, stopServing := context.WithCancel(running)
 	defer stopServing()
-	listeners, err := m.apiListeners(first.cfg.Master)
-	if err != nil {
-		cancel(err)
-		return errors.Join(err, m.engine.Stop(ctx, core.StopKeep), hubServer.Close(), m.shutHub(), g.Wait())
-	}
 	for _, l := range listeners {
 		g.Go(func() error { return server.Serve(serving, l) })
 	}

@@ -35,7 +35,13 @@ func (m *master) start(ctx context.Context, first *loaded) error {
 		}
 		first.snap.Summary = b
 	}
-	return m.install(ctx, first, nil)
+	if err := m.install(ctx, first, nil); err != nil {
+		return err
+	}
+	if first.news != "" {
+		m.log.Info("master: "+first.news, "directory", m.o.ConfigDir, "generation", first.gen())
+	}
+	return nil
 }
 
 // observe is the meter's, with providers by the names that people see.

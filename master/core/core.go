@@ -237,7 +237,7 @@ type (
 	TimerFired struct{ Timer Timer }
 
 	// Restarted is the first event after Restore: nothing is certain, no session and no runner is there.
-	Restarted struct{}
+	Restarted struct{ First bool } // First: no master was there before
 
 	// Stopping says that the master is about to stop. No new build is started and no instance is made from here on.
 	Stopping struct{ Policy StopPolicy }

@@ -83,7 +83,7 @@ func (s *State) Step(now time.Time, ev Event) Batch {
 		s.timerFired(ev.Timer)
 	case Restarted:
 		s.event = "Restarted"
-		s.restarted()
+		s.restarted(ev.First)
 	case Stopping:
 		s.event = "Stopping"
 		s.stop(ev.Policy)
@@ -254,7 +254,7 @@ func (s *State) timerFired(t Timer) {
 	}
 }
 
-func (s *State) restarted() {
+func (s *State) restarted(first bool) {
 	for _, w := range s.order {
 		w.lostAt = s.now
 		s.orphaned(w)
@@ -284,7 +284,11 @@ func (s *State) restarted() {
 		}
 		s.freed(w)
 	}
-	s.entry(Entry{Kind: "master", To: "restarted"})
+	to := "restarted"
+	if first {
+		to = "started"
+	}
+	s.entry(Entry{Kind: "master", To: to})
 }
 
 // lostSince is when a new master says that an agent was lost: now, if it was there when the old master ended. One that had been lost before

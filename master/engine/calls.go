@@ -74,7 +74,7 @@ func (l *loop) provide(name string, p Opened) {
 	c.opened.Provider = p.Provider
 	c.setLimits(p.Limits)
 	l.callers[name] = c
-	if l.e.started.Load() { // else Run does it
+	if l.e.life.Load() == running { // else Run does it
 		c.watch()
 		c.askRooms()
 	}

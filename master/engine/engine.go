@@ -53,6 +53,7 @@ type Observe struct {
 type Options struct {
 	Store    store.Store
 	Saved    core.Saved // from Store.Load
+	First    bool       // no configuration was ever in force with this state
 	Log      *slog.Logger
 	Builds   Builds
 	Sessions Sessions
@@ -90,7 +91,7 @@ type Engine struct {
 	calling  context.Context // of calls of providers
 	hangUp   context.CancelFunc
 
-	started   atomic.Bool
+	life      atomic.Int32  // notYet, running, unused
 	stopping  sync.Mutex    // held by the one Stop that does it
 	detaching atomic.Bool   // builds are being left to the next master: no runner is started any more
 	leave     chan struct{} // closed: the loop ends when its inbox is empty

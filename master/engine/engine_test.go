@@ -269,3 +269,19 @@ func TestRequestsOfOneSourceAndNoPatchShareAKey(t *testing.T) {
 		t.Error("a property that cannot be stored was accepted")
 	}
 }
+
+// A master whose start fails stops an engine that may not have begun: that is no second error.
+func TestAnEngineThatIsStoppedBeforeItRunsEndsInPeace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.open()
+	if err := w.e.Stop(t.Context(), core.StopKeep); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.e.Run(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := w.db.Close(); err != nil {
+		t.Error(err)
+	}
+}

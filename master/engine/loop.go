@@ -71,9 +71,21 @@ func (e *Engine) Health() error {
 	return nil
 }
 
-// Run steps the core until Stop, or until ctx ends, which is as good as Stop with the policy to keep everything. It is called once.
+// What an engine's life is: it runs once at most.
+const (
+	notYet int32 = iota
+	running
+	unused // stopped before it ran
+)
+
+// Run steps the core until Stop, or until ctx ends, which is as good as Stop with the policy to keep everything. It is called once; after Stop it returns
+// at once.
 func (e *Engine) Run(ctx context.Context) error {
-	if !e.started.CompareAndSwap(false, true) {
+	if !e.life.CompareAndSwap(notYet, running) {
+		if e.life.Load() == unused {
+			<-e.ended
+			return nil
+		}
 		return errors.New("run the engine: it runs already")
 	}
 	end := context.AfterFunc(ctx, func() {
@@ -93,7 +105,7 @@ func (l *loop) run() error {
 	e := l.e
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	l.items = append(l.items, item{event: core.Restarted{}})
+	l.items = append(l.items, item{event: core.Restarted{First: e.o.First}})
 	for _, name := range slices.Sorted(maps.Keys(l.callers)) {
 		l.callers[name].watch()
 		l.callers[name].askRooms()

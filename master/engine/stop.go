@@ -19,7 +19,7 @@ const (
 // it first waits until no build runs and no instance is left; when ctx ends before, what is left is kept, and the error says so.
 // When it returns, everything that was acknowledged is stored, and nothing of the engine's runs any more but what ignores its context.
 func (e *Engine) Stop(ctx context.Context, policy core.StopPolicy) error {
-	if e.started.CompareAndSwap(false, true) { // it never ran
+	if e.life.CompareAndSwap(notYet, unused) { // it never ran
 		e.finish()
 		return nil
 	}

@@ -31,7 +31,7 @@ func (p point) arm(ctx context.Context, w *world) func(*master, line) {
 	seen := 0
 	return func(m *master, l line) {
 		if p.when != nil {
-			if l.match("master restarted") {
+			if l.match("master started") || l.match("master restarted") {
 				go func() {
 					for ctx.Err() == nil && !m.isDead() {
 						if p.when(ctx, w) {
@@ -104,7 +104,7 @@ var ladder = []struct {
 	name  string
 	lives []point
 }{
-	{"while the master starts", []point{{line: "master restarted"}}},
+	{"while the master starts", []point{{line: "master started"}}},
 	{"as it begins to serve", []point{{line: "master: serving"}}},
 	{"request stored, not answered", []point{{line: "request waiting"}}},
 	{"request claimed", []point{{line: "request claimed"}}},
