@@ -223,6 +223,10 @@ type Room struct {
 	Down   bool  // it can not be reached: nothing new is made there
 }
 
+// LimitRoom is the name of the one Room of a provider whose instances share no machines, but may not be more than so many. Its Slots say how many; beyond that, a
+// Create is refused with class OverQuota. A stopped instance does not count.
+const LimitRoom = "max_instances"
+
 // SizeKind is implemented by Kinds whose providers are Roomers. It says what an instance of this spec takes of its room; 0 is not known, and counts as
 // nothing.
 type SizeKind interface {

@@ -43,7 +43,13 @@ func (s *State) noRoomTexts(w *worker, tenants map[site]*tenancy) []string {
 	provider := model.ProviderName(p.cfg.Name)
 	what := fmt.Sprintf("no host of provider %s has room for %s", provider, need.text())
 	todo := "it waits until an instance there ends"
-	if in != nil {
+	if p.limited() {
+		what = fmt.Sprintf("provider %s has as many instances as it may", provider)
+	}
+	switch {
+	case in != nil && p.limited():
+		what = "its instance is switched off, and " + what
+	case in != nil:
 		what = fmt.Sprintf("its instance is switched off, with its disk on %s of provider %s, which has no room for %s", (&Room{Name: in.Place}).title(), provider, need.text())
 	}
 	switch {
@@ -59,10 +65,18 @@ func (s *State) noRoomTexts(w *worker, tenants map[site]*tenancy) []string {
 	return append(append([]string{what}, hosts...), todo)
 }
 
+// limitRoom is the room of a provider that has no others (providers.LimitRoom).
+const limitRoom = "max_instances"
+
+func (p *provider) limited() bool { return len(p.rooms) == 1 && p.rooms[0].Name == limitRoom }
+
 // title is what people call a room. The one of a provider that has no others is called host.
 func (r *Room) title() string {
-	if r.Name == "host" {
+	switch r.Name {
+	case "host":
 		return "the host"
+	case limitRoom:
+		return limitRoom
 	}
 	return "host " + r.Name
 }

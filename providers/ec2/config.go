@@ -28,7 +28,7 @@ type Config struct {
 	Profile          string           // profile of the shared configuration
 	Role             *Role            // role: assumed with the credentials above, refreshed before it expires
 
-	MaxInstances int64             // max_instances: class over-quota beyond; 0 = no limit
+	MaxInstances int64             // max_instances: that are not switched off; class over-quota beyond; 0 = no limit
 	Tags         map[string]string // tags of every instance, under those of the instance block
 	PollInterval time.Duration     // poll_interval: instances are not described more often; default 2 s
 	CallTimeout  time.Duration     // call_timeout of one call; default 30 s

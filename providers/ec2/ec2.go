@@ -63,6 +63,7 @@ var (
 	_ providers.Sleeper       = (*provider)(nil)
 	_ providers.ConsoleReader = (*provider)(nil)
 	_ providers.Interruptee   = (*provider)(nil)
+	_ providers.Roomer        = (*provider)(nil)
 )
 
 // maxChoices bounds the choices of type and place that are tried for one launch; maxUserText the bytes of user_data before compression.

@@ -152,14 +152,14 @@ func (m *memory) merged(list []seen, now time.Time, settle time.Duration) []seen
 	return whole
 }
 
-// admit takes a place for a key below a number of instances, if there is one. A launch that is under way counts once, whether the list has its
+// admit takes a place for a key below a number of instances, if there is one. One that is switched off takes none (see providers.LimitRoom). A launch that is under way counts once, whether the list has its
 // instance already or not.
 func (m *memory) admit(key providers.Key, list []seen, limit int64, now time.Time, settle time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	counted := map[providers.Key]bool{}
 	for _, s := range m.merged(list, now, settle) {
-		if !s.leaving() {
+		if !s.leaving() && s.State != types.InstanceStateNameStopped {
 			counted[s.Key] = true
 		}
 	}

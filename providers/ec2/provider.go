@@ -179,7 +179,9 @@ func (p *provider) show(s seen) providers.Instance {
 		r, err := p.journal.load(s.Key)
 		unexpected = err == nil && r != nil
 	}
-	return s.instance(unexpected, p.memory.notes(s))
+	in := s.instance(unexpected, p.memory.notes(s))
+	in.Place = p.room()
+	return in
 }
 
 // Interrupted implements providers.Interruptee: where spot instances are taken back again and again, none is launched for a while. Others are never taken back,

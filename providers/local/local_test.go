@@ -196,8 +196,14 @@ func TestMaxInstancesIsOverQuota(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "max_instances = 2")
 	p := r.open()
+	if rooms, err := p.Rooms(t.Context()); err != nil || len(rooms) != 1 || rooms[0] != (providers.Room{Name: providers.LimitRoom, Slots: 2}) {
+		t.Errorf("rooms %+v, %v", rooms, err)
+	}
 	first := r.create(p, "")
 	r.create(p, "")
+	if in, err := p.Get(t.Context(), first); err != nil || in.Place != providers.LimitRoom {
+		t.Errorf("%+v, %v", in, err)
+	}
 	_, err := p.Create(context.Background(), r.request("o-w-more", ""))
 	if providers.ClassOf(err) != providers.OverQuota {
 		t.Errorf("%v, want over-quota", err)

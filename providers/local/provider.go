@@ -208,7 +208,7 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 
 // show derives an instance's state from its facts.
 func (p *provider) show(e *entry) providers.Instance {
-	in := providers.Instance{Key: e.Key, Worker: e.Worker, CreatedAt: e.Created}
+	in := providers.Instance{Key: e.Key, Worker: e.Worker, CreatedAt: e.Created, Place: p.room()}
 	if e.process.PID == 0 && !e.doomed && !durable.Locked(p.dir(e.Key)) {
 		e.process, _ = e.find() // its master has died between start and record
 	}
