@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/rouse-ci/rouse/master/core"
-	"github.com/rouse-ci/rouse/master/core/schedule"
 	"github.com/rouse-ci/rouse/master/model"
 )
 
@@ -101,76 +99,11 @@ func (s *script) run(text string) string {
 	return s.out.String()
 }
 
-// opts splits "a=b" words from plain ones.
-func opts(args []string) (plain []string, named map[string]string) {
-	named = map[string]string{}
-	for _, a := range args {
-		if k, v, ok := strings.Cut(a, "="); ok {
-			named[k] = v
-		} else {
-			plain = append(plain, a)
-		}
-	}
-	return plain, named
-}
-
-func (s *script) dur(v string, def time.Duration) time.Duration {
-	if v == "" {
-		return def
-	}
-	d, err := time.ParseDuration(v)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return d
-}
-
-func num(v string, def int) int {
-	if v == "" {
-		return def
-	}
-	n, _ := strconv.Atoi(v)
-	return n
-}
-
-func accesses(v string) (out []core.Access) {
-	for _, l := range strings.Split(v, ",") {
-		if l != "" {
-			out = append(out, core.Access{Lock: strings.TrimSuffix(l, "!"), Exclusive: strings.HasSuffix(l, "!")})
-		}
-	}
-	return out
-}
-
 func (s *script) order(verb string, args []string) {
 	p, o := opts(args)
 	switch verb {
-	case "provider":
-		s.cfg.Providers = append(s.cfg.Providers, core.Provider{Name: p[0], Settle: s.dur(o["settle"], 5*time.Second), CheckInterval: 10 * time.Second,
-			DestroyBackoff: time.Second, SweepInterval: s.dur(o["sweep"], 0), SweepGrace: 2 * time.Minute, Interruptible: !slices.Contains(p, "firm")})
-	case "worker":
-		w := core.Worker{Name: p[0], Provider: o["provider"], MaxBuilds: num(o["max"], 0), MissingTimeout: s.dur(o["missing"], 20*time.Minute),
-			BuildWaitTimeout: s.dur(o["wait"], 10*time.Minute), Locks: accesses(o["lock"]), Spec: o["spec"], Idle: o["idle"],
-			VCPUs: num(o["vcpus"], 0), Memory: int64(num(o["memory"], 0)) << 20}
-		if i := slices.IndexFunc(s.cfg.Workers, func(x core.Worker) bool { return x.Name == w.Name }); i >= 0 {
-			s.cfg.Workers = slices.Clone(s.cfg.Workers)
-			s.cfg.Workers[i] = w
-		} else {
-			s.cfg.Workers = append(s.cfg.Workers, w)
-		}
-	case "remove":
-		s.cfg.Workers = slices.DeleteFunc(slices.Clone(s.cfg.Workers), func(x core.Worker) bool { return x.Name == p[0] })
-		s.cfg.Builders = slices.DeleteFunc(slices.Clone(s.cfg.Builders), func(x core.Builder) bool { return x.Name == p[0] })
-		s.cfg.Locks = slices.DeleteFunc(slices.Clone(s.cfg.Locks), func(x core.Lock) bool { return x.Name == p[0] })
-		s.cfg.Schedulers = slices.DeleteFunc(slices.Clone(s.cfg.Schedulers), func(x core.Scheduler) bool { return x.Name == p[0] })
-		s.cfg.Providers = slices.DeleteFunc(slices.Clone(s.cfg.Providers), func(x core.Provider) bool { return x.Name == p[0] })
-	case "builder":
-		s.cfg.Builders = append(slices.DeleteFunc(slices.Clone(s.cfg.Builders), func(x core.Builder) bool { return x.Name == p[0] }), core.Builder{Name: p[0], Workers: strings.Split(o["workers"], ","), Locks: accesses(o["lock"]),
-			Collapse: slices.Contains(p, "collapse"), MaxAttempts: num(o["attempts"], 5)})
-	case "lock":
-		s.cfg.Locks = append(s.cfg.Locks, core.Lock{Name: p[0], Max: num(o["max"], 1), PerWorker: slices.Contains(p, "worker")})
-	case "scheduler":
-		s.cfg.Schedulers = append(s.cfg.Schedulers, core.Scheduler{Name: p[0], Calendar: schedule.Every(s.dur(o["every"], 0))})
+	case "provider", "worker", "remove", "builder", "lock", "scheduler":
+		s.define(verb, p, o)
 	case "scheduled":
 		ev := core.Scheduled{Scheduler: p[0], At: s.due[p[0]]}
 		if len(p) > 1 {
@@ -440,73 +373,4 @@ func show(e core.Entry) string {
 		b.WriteString(" (" + e.Cause + ")")
 	}
 	return b.String()
-}
-
-// disk is what a store would hold.
-type disk struct {
-	sv        core.Saved
-	requests  map[model.RequestID]core.Request
-	builds    map[model.BuildID]core.Build
-	workers   map[string]core.WorkerState
-	instances map[model.InstanceKey]core.Instance
-	schedules map[string]time.Time
-}
-
-func newDisk(owner string) *disk {
-	return &disk{sv: core.Saved{Owner: owner}, requests: map[model.RequestID]core.Request{}, builds: map[model.BuildID]core.Build{},
-		workers: map[string]core.WorkerState{}, instances: map[model.InstanceKey]core.Instance{}, schedules: map[string]time.Time{}}
-}
-
-func (d *disk) write(dl core.Delta) {
-	for _, r := range dl.Requests {
-		d.requests[r.ID] = r
-	}
-	for _, b := range dl.Builds {
-		d.builds[b.ID] = b
-	}
-	for _, w := range dl.Workers {
-		d.workers[w.Name] = w
-	}
-	for _, in := range dl.Instances {
-		d.instances[in.Key] = in
-	}
-	for _, sc := range dl.Schedules {
-		d.schedules[sc.Name] = sc.Last
-	}
-	d.sv.NextBuild, d.sv.NextOp = dl.NextBuild, dl.NextOp
-}
-
-func (d *disk) saved() core.Saved {
-	sv := d.sv
-	for _, k := range keys(d.schedules) {
-		sv.Schedules = append(sv.Schedules, core.ScheduleState{Name: k, Last: d.schedules[k]})
-	}
-	for _, k := range keys(d.requests) {
-		if r := d.requests[k]; r.State != model.RequestDone {
-			sv.Requests = append(sv.Requests, r)
-		}
-	}
-	for _, k := range keys(d.builds) {
-		if b := d.builds[k]; b.Phase != model.BuildDone {
-			sv.Builds = append(sv.Builds, b)
-		}
-	}
-	for _, k := range keys(d.workers) {
-		sv.Workers = append(sv.Workers, d.workers[k])
-	}
-	for _, k := range keys(d.instances) {
-		if in := d.instances[k]; in.GoneAt.IsZero() {
-			sv.Instances = append(sv.Instances, in)
-		}
-	}
-	return sv
-}
-
-func keys[K ~int64 | ~string, V any](m map[K]V) []K {
-	var out []K
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }
