@@ -10,6 +10,7 @@ import (
 
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/providers"
 )
 
 func newStatusCmd(a *app) *cobra.Command {
@@ -58,9 +59,9 @@ func showStatus(t *table, st api.Status) {
 		}
 		t.pair("provider "+p.Name, text)
 		for _, h := range p.Hosts {
-			name := "  host"
-			if h.Name != "host" { // a provider's only one is called so
-				name += " " + h.Name
+			name := "  host " + h.Name
+			if h.Name == "host" || h.Name == providers.LimitRoom { // a provider's only one is called so, or there is none
+				name = "  " + h.Name
 			}
 			t.pair(name, hostText(h, st.Time))
 		}
