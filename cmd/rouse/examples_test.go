@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rouse-ci/rouse/hcl"
@@ -25,5 +27,24 @@ func TestExamplesLoad(t *testing.T) {
 				t.Errorf("%s", &text)
 			}
 		})
+	}
+}
+
+// TestReadmeShowsTheExamplesAsTheyAre: whoever copies the file gets what the text shows, and what the sessions below it were run with.
+func TestReadmeShowsTheExamplesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"locks", "guests"} {
+		text, err := os.ReadFile(filepath.Join("../../contrib/examples", name, "rouse.hcl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, body, _ := strings.Cut(string(text), "\n\n") // after what the file is about
+		if !strings.Contains(string(readme), "```hcl\n"+body+"```\n") {
+			t.Errorf("README.md shows another text than contrib/examples/%s", name)
+		}
 	}
 }

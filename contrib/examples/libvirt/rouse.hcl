@@ -5,7 +5,7 @@
 #   rouse image build debian -out /var/lib/libvirt/images        # Debian with cloud-init, git and a compiler
 #   rouse libvirt network -config contrib/examples/libvirt > network.xml
 #   virsh net-define network.xml && virsh net-start rouse-network && virsh net-autostart rouse-network
-#   rouse image test minimal -dir /var/lib/libvirt/images -network rouse-network -listen 192.168.201.1:0
+#   rouse image test minimal -dir /var/lib/libvirt/images -network rouse-network -worker quick-1 -listen 192.168.201.1:0
 #   rouse plan contrib/examples/libvirt                          # asks the hosts: image, pool, network, room
 
 variable "master_url" {
