@@ -134,13 +134,15 @@ func newImageTestCmd(a *app) *cobra.Command {
   it powers off when it is told to
   it powers off when its master is gone (after a minute, or what -orphan says)
 
-The guest is thrown away, whatever happens. The guest must reach -listen: an address of this machine on the network that it boots in.
+The guest is thrown away, whatever happens. The guest must reach -listen: an address of this machine on the network that it boots in. A network that rouse
+libvirt network has made knows the workers that it was made for: -worker names one of them.
 
 Any image can be tested: -image, -identity and -memory say what rouse's own images are known by. One whose agent has the master's address, a password and
 its name from elsewhere is booted with identity "dhcp" or "none", and the test takes the address (-listen), the name (-worker) and the password
 (-password-file) that it has.`,
 		Annotations: exits("0 it does", "1 it does not (the last lines of the guest's console are printed), or it could not be tried"),
 		Example: `  rouse image test minimal -dir images -listen 192.168.122.1:0
+  rouse image test minimal -dir images -network rouse-network -worker guest-1 -listen 192.168.201.1:0
   rouse image test -image /srv/worker.qcow2 -identity nocloud -memory 1GiB -listen 192.168.122.1:0`,
 		Args:              args(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: imageNames,
@@ -163,7 +165,7 @@ its name from elsewhere is booted with identity "dhcp" or "none", and the test t
 	c.Flags().StringVar(&given.Memory, "memory", "", "`SIZE` of the guest's memory, such as 512MiB")
 	c.Flags().StringVar(&t.worker, "worker", t.worker, "the worker's `NAME`")
 	c.Flags().StringVar(&t.password, "password-file", "", "`FILE` with the password that the image has")
-	c.Flags().DurationVar(&t.orphan, "orphan", t.orphan, "the guest ends after this `DURATION` without a master; an image with a password knows that by itself")
+	c.Flags().DurationVar(&t.orphan, "orphan", t.orphan, "the guest ends after this `DURATION` without a master, at least 1m; an image with a password knows that by itself")
 	c.Flags().DurationVar(&t.limit, "timeout", 10*time.Minute, "`DURATION` of the whole test, at most")
 	_ = c.MarkFlagRequired("listen")
 	return c
