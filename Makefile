@@ -12,7 +12,7 @@ FUZZTIME ?= 10s
 export CGO_ENABLED ?= $(if $(shell command -v gcc),1,0)
 export GOFLAGS := $(filter-out -tags=%,$(GOFLAGS)) -tags=libvirt_dlopen
 
-.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 e2e-libvirt bench-libvirt packer-validate
+.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 e2e-libvirt bench-libvirt packer-validate packer-build images-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ build: ## build both programs into bin/
 demo: ## a master, latent workers, a real build, nothing left behind
 	@.ci/demo
 
-test: peers moto ## all tests, a short simulation and the demo; what CI runs
+test: peers moto ## all tests, the EC2 storm, images, libvirt's guests, the demo; what CI runs; DEBIAN=no: the minimal image only
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
 	$(MAKE) --no-print-directory e2e-ec2
