@@ -111,7 +111,7 @@ func (s *site) up() {
 	case err := <-s.ended:
 		s.stop = nil
 		s.t.Fatalf("the master ended: %v", err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute): // a large configuration under the race detector takes half of one
 		s.t.Fatal("the master does not come up")
 	}
 	c, err := api.NewClient(filepath.Join(s.o.StateDir, SocketName), "", nil)
@@ -123,7 +123,9 @@ func (s *site) up() {
 
 func (s *site) down() {
 	s.t.Helper()
-	s.client.Close()
+	if s.client != nil {
+		s.client.Close()
+	}
 	s.stop()
 	s.stop = nil
 	if err := <-s.ended; err != nil {
