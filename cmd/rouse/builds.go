@@ -64,6 +64,7 @@ func newBuildCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:               "build N",
 		Short:             "Show a build: its steps, its worker, what it cost",
+		Long:              "Shows a build: its steps, its worker, what it cost. What an upload step has taken is in a directory of the master's machine, which the step's text names.",
 		Example:           "  rouse build 12\n  rouse build 12 -json | jq .steps",
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.complete(buildNumbers),

@@ -25,7 +25,10 @@ or by its worker. Its token is masked. What an instance printed that has failed 
 		Args: args(cobra.ExactArgs(1)),
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the instance ends")
-	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
+	a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
+		if s.json {
+			return usagef("what an instance prints is text: there is no -json")
+		}
 		key := given[0]
 		var out api.InstanceList
 		if err := s.Get(ctx, "/instances", url.Values{"limit": {"1000"}}, &out); err != nil {
@@ -42,6 +45,8 @@ or by its worker. Its token is masked. What an instance printed that has failed 
 		}
 		return s.Copy(ctx, "/instances/"+url.PathEscape(key)+"/console", query, &plainText{w: s.stdout})
 	})
+	_ = c.Flags().MarkHidden("json") // it came with what all clients have
+	return c
 }
 
 // plainText leaves out what would drive the terminal: what a machine prints is not to be trusted. It forgets nothing between two writes.
