@@ -48,3 +48,18 @@ func TestReadmeShowsTheExamplesAsTheyAre(t *testing.T) {
 		}
 	}
 }
+
+func TestReadmeNamesEveryCommand(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "\n| for | commands |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for _, c := range allCommands() {
+		if c.HasParent() && c.Parent().Name() == "rouse" && !strings.Contains(table, "`"+c.Name()+"`") {
+			t.Errorf("README.md's table of commands has no %s", c.Name())
+		}
+	}
+}
