@@ -143,6 +143,9 @@ func newConfig() *Config {
 
 // readDir reads the configuration's files of one directory, without its folders.
 func readDir(dir string) (map[string][]byte, error) {
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("not a directory, but a file: %s. Give the directory that it is in; all *.hcl files there are one configuration", dir)
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package hcl
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
@@ -64,7 +65,29 @@ func parseFile(name string, src []byte) (*hcl2.File, hcl2.Diagnostics) {
 			return nil, hcl2.Diagnostics{d}
 		}
 	}
-	return hclsyntax.ParseConfig(src, name, hcl2.InitialPos)
+	f, diags := hclsyntax.ParseConfig(src, name, hcl2.InitialPos)
+	return f, withoutCascade(diags)
+}
+
+// withoutCascade leaves out what follows from a mistake that is shown: a quote or an interpolation that is not closed makes a string of all lines behind it, and
+// the parser complains of each of them.
+func withoutCascade(diags hcl2.Diagnostics) hcl2.Diagnostics {
+	const unclosed, multiline = "Unclosed template interpolation sequence", "Invalid multi-line string" // hclsyntax's words
+	begun := map[int]bool{}                                                                             // lines behind which everything may follow from a mistake in them
+	for _, d := range diags {
+		if d.Summary == unclosed && d.Subject != nil {
+			begun[d.Subject.Start.Line] = true
+		}
+	}
+	return slices.DeleteFunc(diags, func(d *hcl2.Diagnostic) bool {
+		if d.Summary != multiline || d.Subject == nil {
+			return false
+		}
+		line := d.Subject.Start.Line
+		follows := begun[line] || begun[line-1]
+		begun[line] = true
+		return follows
+	})
 }
 
 // plainlyShallow saves most files from being scanned twice. It knows nothing of strings and comments, so it may be wrong about the depth,

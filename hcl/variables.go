@@ -93,6 +93,20 @@ func (l *loader) givenVariables() map[string]given {
 	return m
 }
 
+// ownValue marks the mistake that a sensitive variable has no value.
+type ownValue struct{}
+
+// MasterMayKnow says whether nothing is wrong with a configuration but that sensitive variables have no value here. Those are never sent: the master that
+// is asked about it has its own, or says that it has none.
+func MasterMayKnow(diags hcl2.Diagnostics) bool {
+	for _, d := range diags {
+		if _, ok := d.Extra.(ownValue); d.Severity == hcl2.DiagError && !ok {
+			return false
+		}
+	}
+	return diags.HasErrors()
+}
+
 func (l *loader) variable(name string, b *hcl2.Block, all map[string]given) cty.Value {
 	content, diags := b.Body.Content(variableSchema)
 	l.diags = append(l.diags, diags...)
@@ -161,8 +175,12 @@ func (l *loader) variable(name string, b *hcl2.Block, all map[string]given) cty.
 		}
 	}
 	if !known {
-		l.errorf(&b.DefRange, "No value for a variable", "The variable %q has no default, so it needs a value: `-var %s=…`, `-var-file FILE` or %s%s=… in the environment.",
+		d := mistake(&b.DefRange, "No value for a variable", "The variable %q has no default, so it needs a value: `-var %s=…`, `-var-file FILE` or %s%s=… in the environment.",
 			name, name, envPrefix, name)
+		if sensitive {
+			d.Extra = ownValue{}
+		}
+		l.diags = append(l.diags, d)
 	}
 	if ok && v.IsWhollyKnown() {
 		l.cfg.given[name] = strings.TrimSpace(string(hclwrite.TokensForValue(v).Bytes()))

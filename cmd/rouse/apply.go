@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -73,7 +74,11 @@ func (a *app) apply(ctx context.Context, target string, f *applyFlags) error {
 	defer client.Close()
 	s := &session{app: a, Client: client, json: f.client.json}
 	var p *proposal
-	if info, serr := os.Stat(target); serr == nil && !info.IsDir() {
+	info, serr := os.Stat(target)
+	if errors.Is(serr, fs.ErrNotExist) {
+		return usagef("there is no directory and no saved plan %s", target)
+	}
+	if serr == nil && !info.IsDir() {
 		p, err = s.savedProposal(ctx, target, f)
 	} else {
 		p, err = s.newProposal(ctx, target, f)
@@ -96,6 +101,9 @@ func noMaster(err error) error {
 func (s *session) savedProposal(ctx context.Context, name string, f *applyFlags) (*proposal, error) {
 	if len(f.config.vars)+len(f.config.varFiles) > 0 {
 		return nil, usagef("A saved plan has its variables; -var and -var-file are for a directory")
+	}
+	if strings.HasSuffix(name, ".hcl") {
+		return nil, usagef("%s: this is no plan file: give the directory that it is in; all *.hcl files there are one configuration", name)
 	}
 	file, err := readPlanFile(name)
 	if err != nil {
@@ -132,7 +140,7 @@ func (s *session) newProposal(ctx context.Context, dir string, f *applyFlags) (*
 	if s.json {
 		report = func(r hcl.Report) error { return s.event("invalid", r, nil) }
 	}
-	cfg, err := s.readConfig(dir, &f.config, report)
+	cfg, _, err := s.readConfig(dir, &f.config, report) // without a master there is nothing to apply
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	hcl2 "github.com/hashicorp/hcl/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/rouse-ci/rouse/hcl"
@@ -91,11 +92,11 @@ func (a *app) plan(ctx context.Context, dir string, f *planFlags) error {
 	if f.client.json {
 		report = func(r hcl.Report) error { return a.printJSON(r) }
 	}
-	cfg, err := a.readConfig(dir, &f.config, report)
+	cfg, missing, err := a.readConfig(dir, &f.config, report)
 	if err != nil {
 		return err
 	}
-	p, err := a.askPlan(ctx, cfg, dir, f)
+	p, err := a.askPlan(ctx, cfg, dir, f, missing)
 	if err != nil {
 		return a.invalid(err, f.client.json)
 	}
@@ -120,30 +121,39 @@ func (a *app) plan(ctx context.Context, dir string, f *planFlags) error {
 }
 
 // readConfig loads a configuration and shows what is wrong with it. The values that it was given stay here. With report, that shows mistakes which end the command;
-// else, and of warnings, people are told.
-func (a *app) readConfig(dir string, f *configFlags, report func(hcl.Report) error) (*hcl.Config, error) {
+// else, and of warnings, people are told. Where nothing is wrong but that sensitive variables have no value here, missing says that to whoever has no master to ask,
+// which has its own.
+func (a *app) readConfig(dir string, f *configFlags, report func(hcl.Report) error) (cfg *hcl.Config, missing func() error, err error) {
 	o, err := f.options(a)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if o.Dir, err = filepath.Abs(dir); err != nil { // as the master does: names in it are compared
-		return nil, err
+		return nil, nil, err
 	}
 	cfg, diags := hcl.Load(dir, o)
 	diags = cfg.Relocate(dir, diags)
+	if hcl.MasterMayKnow(diags) {
+		return cfg, func() error { return a.refuseConfig(cfg, dir, diags, report) }, nil
+	}
+	return cfg, func() error { return nil }, a.refuseConfig(cfg, dir, diags, report)
+}
+
+// refuseConfig shows what is wrong with a configuration; the error says that something is.
+func (a *app) refuseConfig(cfg *hcl.Config, dir string, diags hcl2.Diagnostics, report func(hcl.Report) error) error {
 	if diags.HasErrors() && report != nil {
 		if err := report(cfg.Report(diags)); err != nil {
-			return nil, err
+			return err
 		}
-		return nil, exit(1)
+		return exit(1)
 	}
 	if err := cfg.WriteDiagnostics(a.stderr, diags, a.width(), a.colour(a.stderr)); err != nil {
-		return nil, err
+		return err
 	}
 	if diags.HasErrors() {
-		return nil, &exitError{code: 1, msg: fmt.Sprintf("the configuration in %s is not valid: %s. Nobody was asked, nothing was changed", dir, counts(cfg.Report(diags)))}
+		return &exitError{code: 1, msg: fmt.Sprintf("the configuration in %s is not valid: %s. Nobody was asked, nothing was changed", dir, counts(cfg.Report(diags)))}
 	}
-	return cfg, nil
+	return nil
 }
 
 // invalid prints the mistakes that a master has found in a configuration as `rouse validate -json` does, if JSON is wanted; else err shows them.
@@ -172,7 +182,7 @@ func askOf(cfg *hcl.Config, dir string, refresh bool) (api.PlanAsk, error) {
 }
 
 // askPlan asks the master, or else the state on disk.
-func (a *app) askPlan(ctx context.Context, cfg *hcl.Config, dir string, f *planFlags) (*plan.Plan, error) {
+func (a *app) askPlan(ctx context.Context, cfg *hcl.Config, dir string, f *planFlags, missing func() error) (*plan.Plan, error) {
 	ask, err := askOf(cfg, dir, f.refresh)
 	if err != nil {
 		return nil, err
@@ -194,6 +204,9 @@ func (a *app) askPlan(ctx context.Context, cfg *hcl.Config, dir string, f *planF
 		return nil, err
 	case f.client.remote():
 		return nil, fmt.Errorf("%w.\nWithout -master, the configuration is compared with the state on this machine", err)
+	}
+	if err := missing(); err != nil {
+		return nil, err
 	}
 	o, err := f.config.options(a)
 	if err != nil {

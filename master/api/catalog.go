@@ -6,9 +6,12 @@ import (
 
 // CatalogOf takes from a configuration what the API must know of it.
 func CatalogOf(cfg *hcl.Config) *Catalog {
-	c := &Catalog{Builders: []Builder{}, Schedulers: []Scheduler{}, Pools: map[string]string{}}
+	c := &Catalog{Builders: []Builder{}, Schedulers: []Scheduler{}}
 	for i := range cfg.Workers {
 		if w := &cfg.Workers[i]; w.Pool != "" {
+			if c.Pools == nil {
+				c.Pools = map[string]string{}
+			}
 			c.Pools[w.Name] = w.Pool
 		}
 	}

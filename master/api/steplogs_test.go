@@ -150,12 +150,14 @@ func TestUnknownLogsAndBuildsAreToldApart(t *testing.T) {
 func TestCatalogTakesWhatForceNeeds(t *testing.T) {
 	t.Parallel()
 	got := api.CatalogOf(&hcl.Config{
+		Workers:    []hcl.Worker{{Name: "w"}, {Name: "many-1", Pool: "many"}},
 		Builders:   []hcl.Builder{{Name: "b", Description: "d", Workers: []string{"w"}}},
 		Schedulers: []hcl.Scheduler{{Name: "f", Kind: "force", Builders: []string{"b"}, Priority: 2, Properties: map[string]any{"p": "v"}}, {Name: "p", Kind: "periodic", Every: time.Minute}},
 	})
 	want := &api.Catalog{
 		Builders:   []api.Builder{{Name: "b", Description: "d", Workers: []string{"w"}}},
 		Schedulers: []api.Scheduler{{Name: "f", Kind: "force", Builders: []string{"b"}, Priority: 2, Properties: map[string]any{"p": "v"}}, {Name: "p", Kind: "periodic", Every: 60}},
+		Pools:      map[string]string{"many-1": "many"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
