@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/rouse-ci/rouse/providers"
+	"github.com/rouse-ci/rouse/providers/durable"
 	"github.com/rouse-ci/rouse/providers/providertest"
 )
 
@@ -121,16 +122,22 @@ func TestKilledAgentIsNotBlamedOnItsLastWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	unlock, err := durable.Lock(context.Background(), p.dir(key)) // so that nobody can write down how it ended
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.until("failed, from the first look on with the signal", func() bool {
-		in, err := p.Get(context.Background(), key)
-		if err == nil && in.State == providers.Failed && in.Detail != "killed by SIGKILL" {
-			t.Fatalf("it ended so: %q", in.Detail)
-		}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		unlock()
+		t.Fatal(err)
+	}
+	r.until("failed", func() bool {
+		in, err = p.Get(context.Background(), key)
 		return err == nil && in.State == providers.Failed
 	})
+	unlock()
+	if in.Detail != "killed by SIGKILL" {
+		t.Errorf("it ended so: %q", in.Detail)
+	}
 	r.until("the same is written down", func() bool {
 		e, err := load(p.dir(key), key)
 		return err == nil && e.exit != nil && e.exit.Text == "killed by SIGKILL"
