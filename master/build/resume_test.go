@@ -43,7 +43,8 @@ func summary(w *world) string {
 	var b strings.Builder
 	for n, st := range w.def.Builder.Steps {
 		row := w.rows[n]
-		fmt.Fprintf(&b, "step %d %s: %s %q state %q\n", n, st.Name, row.Result, row.Text, row.State)
+		text := strings.ReplaceAll(row.Text, w.dir, "DIR") // each run has its own
+		fmt.Fprintf(&b, "step %d %s: %s %q state %q\n", n, st.Name, row.Result, text, row.State)
 		for line := range strings.Lines(w.log(n)) {
 			b.WriteString("\t" + line)
 		}
