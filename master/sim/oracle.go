@@ -83,7 +83,9 @@ func (w *world) commit(b core.Batch) {
 		d.schedules[s.Name] = s.Last
 	}
 	d.next.NextBuild, d.next.NextOp = b.Delta.NextBuild, b.Delta.NextOp
+	gives := w.gives
 	w.checkGivenUp(b.Delta.Journal)
+	w.checkCramped(w.gives > gives || len(w.assigned) > 0)
 	clear(w.assigned)
 }
 

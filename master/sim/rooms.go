@@ -13,7 +13,7 @@ import (
 // planRooms gives some providers hosts. Each worker's instance fits on some host that is empty.
 func (w *world) planRooms() {
 	w.rooms, w.tells, w.placed, w.chose = map[string][]core.Room{}, map[string]bool{}, map[key]bool{}, map[key]string{}
-	w.knows, w.hears, w.gave = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	w.knows, w.hears, w.gave, w.cramped = map[string]bool{}, map[string]bool{}, map[string]bool{}, map[reqID]time.Time{}
 	for _, name := range []string{"p0", "p1", "p2"} {
 		w.tells[name] = w.chance(0.5)
 	}

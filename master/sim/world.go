@@ -86,6 +86,10 @@ type world struct {
 	reaping   key                    // that somebody orders the end of
 	hears     map[string]bool        // hosts that the master of now has last heard of as up
 	gives     int                    // instances that gave up their room
+	cramped   map[reqID]time.Time    // requests that wait for rooms of idle instances, since when
+	looked    time.Time              // for those
+	jumped    int                    // jumps of the clock until then
+	stopping  bool                   // the master has been told to end
 	gave      map[string]bool        // workers whose instances did so in the last step
 	leaves    int
 	reaps     int
@@ -215,6 +219,7 @@ func (w *world) run() {
 	if w.applies {
 		w.checkSame()
 	}
+	w.stopping = true
 	w.deliver(core.Stopping{Policy: core.StopDrain})
 	w.runUntil(w.now.Add(time.Hour))
 	w.checkEnd()
@@ -243,6 +248,7 @@ func (w *world) crash() {
 	w.runners, w.creating = map[buildID]*runner{}, map[opID]key{}
 	clear(w.knows)
 	clear(w.hears)
+	clear(w.cramped)
 	w.admitted = map[string]*session{}
 	clear(w.leaving)
 	for _, id := range sortedKeys(w.sessions) {
