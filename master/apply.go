@@ -175,7 +175,7 @@ func (m *master) gather(ctx context.Context, cfg *hcl.Config, refresh bool, open
 	m.mu.Lock()
 	before := m.prices
 	m.mu.Unlock()
-	g.survey.fill(&g.input, findings, before)
+	g.survey.fill(&g.input, append(findings, m.lockedOut(ctx, cfg)...), before)
 	return g, nil
 }
 

@@ -212,6 +212,7 @@ func (m *master) install(ctx context.Context, l *loaded, set map[string]engine.O
 	maps.Copy(m.kinds, m.house.kindsOf(l.cfg.Providers))
 	m.mu.Unlock()
 	m.applied(l.gen(), nil)
+	go m.readPasswords(l.cfg) // it may take long, and nobody waits for it
 	return nil
 }
 

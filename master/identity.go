@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
@@ -161,8 +162,8 @@ func (m *master) password(worker string) (providers.Secret, bool) {
 		return "", false
 	}
 	v, err := m.secrets.recent(*w.Password)
+	m.unreadable([]*hcl.Worker{w}, err)
 	if err != nil {
-		m.log.Warn("master: cannot read a worker's password", "worker", worker, "secret", w.Password.Name, "err", err)
 		return "", false
 	}
 	return providers.Secret(v), true

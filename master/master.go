@@ -87,6 +87,7 @@ type master struct {
 	plans   chan struct{}        // one element for each plan that is being made
 	retry   time.Duration        // pause before a provider that could not be opened is tried again
 	secrets *vault
+	refused refusals
 
 	mu     sync.Mutex
 	opened map[string]engine.Opened   // all providers of this process, by their handles
@@ -152,7 +153,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	m.hub = session.New(session.Options{Log: m.log, Keepalive: m.keepalive, Detach: engine.ErrDetach, Notice: m.notice,
 		Deliver: func(ev core.Event) { m.engine.Deliver(ev) },
-		Auth:    session.Accounts{Key: m.key, Password: m.password, Worker: m.workerOf}})
+		Auth:    session.Accounts{Key: m.key, Password: m.password, Worker: m.workerOf, Tried: m.tried}})
 	m.catalog = build.NewCatalog(m.loadGeneration)
 	runner := build.New(build.Config{Commands: m.hub, Logs: build.StepLogs(m.logs, m.log), Records: m.store, Loop: lazyLoop{m},
 		Definitions: m.catalog, Vault: hidden{m.secrets, m}, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
@@ -201,8 +202,8 @@ func (m *master) serve(ctx context.Context, first *loaded, worker net.Listener) 
 
 	server := api.New(api.Options{Engine: shownEngine{m.engine}, Records: shownRecords{m.store}, Configs: configs{m}, Logs: api.StepLogs(m.logs), Log: m.log, Version: m.o.Version,
 		Name: first.cfg.Master.Name, Metrics: m.o.Meter.Handler, Ready: m.engine.Health,
-		Catalog: func() *api.Catalog { return m.current.Load().api },
-		Tokens:  func() []api.Token { return m.current.Load().tokens }})
+		Refused: m.refused.of, Catalog: func() *api.Catalog { return m.current.Load().api },
+		Tokens: func() []api.Token { return m.current.Load().tokens }})
 	serving, stopServing := context.WithCancel(running)
 	defer stopServing()
 	for _, l := range listeners {

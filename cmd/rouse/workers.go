@@ -58,6 +58,8 @@ func workerNote(w api.Worker) string {
 			next = "next try after " + w.BackoffUntil.Local().Format(time.TimeOnly)
 		}
 		return fmt.Sprintf("%s, %s: %s", failures, next, w.LastError)
+	case w.Refused != "" && !w.Attached:
+		return w.Refused + ", at " + w.RefusedAt.Local().Format(time.TimeOnly)
 	}
 	return ""
 }

@@ -95,6 +95,9 @@ type Options struct {
 	Name    string // the master's, for people
 	Log     *slog.Logger
 	Now     func() time.Time
+
+	// Refused says why no agent could attach as this standard worker, "" if nothing is known. It may be nil.
+	Refused func(worker string) (why string, at time.Time)
 }
 
 // Server serves the API on any number of listeners.

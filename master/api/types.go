@@ -162,6 +162,8 @@ type Worker struct {
 	AwayUntil    time.Time         `json:"away_until,omitzero" doc:"how long they wait; then they are tried again"`
 	Paused       string            `json:"paused,omitempty" doc:"why it gets no builds"`
 	Retired      bool              `json:"retired,omitempty" doc:"not in the configuration any more"`
+	Refused      string            `json:"refused,omitempty" doc:"of a standard worker: why no agent could attach the last time that one tried, or why none can"`
+	RefusedAt    time.Time         `json:"refused_at,omitzero" doc:"when that was"`
 }
 
 // WorkerList is all workers.

@@ -31,8 +31,13 @@ func (s *Server) listWorkers(ctx context.Context, _ *struct{}) (*body[WorkerList
 	}
 	out := WorkerList{Workers: []Worker{}}
 	pools := s.o.Catalog().Pools
+	refused := s.o.Refused
+	if refused == nil {
+		refused = func(string) (why string, at time.Time) { return "", time.Time{} }
+	}
 	for i := range snap.Workers {
 		w := &snap.Workers[i]
+		why, at := refused(w.Worker.Name)
 		backoff := w.BackoffUntil
 		if !backoff.After(s.o.Now()) {
 			backoff = time.Time{}
@@ -40,7 +45,7 @@ func (s *Server) listWorkers(ctx context.Context, _ *struct{}) (*body[WorkerList
 		out.Workers = append(out.Workers, Worker{Name: w.Worker.Name, Pool: pools[w.Worker.Name], Provider: w.Worker.Provider, State: w.State, Attached: w.Attached, Instance: w.Instance,
 			Builds: append(noBuilds, w.Builds...), MaxBuilds: w.Worker.MaxBuilds, Price: w.Worker.Price, Tries: w.Tries, BackoffUntil: backoff,
 			LastError: w.LastError, FailClass: w.FailClass, ClassTries: w.ClassTries, Paused: w.Paused, Retired: w.Retired,
-			AwaySince: w.AwaySince, AwayUntil: w.AwayUntil})
+			AwaySince: w.AwaySince, AwayUntil: w.AwayUntil, Refused: why, RefusedAt: at})
 	}
 	return &body[WorkerList]{out}, nil
 }

@@ -104,8 +104,10 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) unauthorized(w http.ResponseWriter, r *http.Request, why string) {
-	name, _, _ := r.BasicAuth()
-	h.log.Info("session: an agent was turned away", "worker", clip(name, 80), "remote", r.RemoteAddr, "error", why)
+	if ok, missed := h.turned.says(time.Now()); ok {
+		name, _, _ := r.BasicAuth()
+		h.log.Info("session: an agent was turned away", "worker", clip(name, 80), "remote", r.RemoteAddr, "error", why, "not_logged_before", missed)
+	}
 	w.Header().Set("WWW-Authenticate", `Basic realm="rouse"`)
 	http.Error(w, "Unauthorized", http.StatusUnauthorized)
 }

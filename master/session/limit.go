@@ -15,6 +15,35 @@ const (
 	failBuckets = 4096
 )
 
+// What is turned away is logged turnedBurst times in a row and then once per turnedRefill, whoever knocks under whatever name: the rest is counted.
+const (
+	turnedBurst  = 20
+	turnedRefill = 5 * time.Second
+)
+
+// sayer bounds how often something is logged.
+type sayer struct {
+	mu    sync.Mutex
+	full  time.Time // when it may say turnedBurst things in a row again
+	quiet int       // things that were not said since the last one that was
+}
+
+// says returns whether to say one thing more, and how many were not said before it.
+func (s *sayer) says(now time.Time) (ok bool, missed int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.full.Sub(now) > (turnedBurst-1)*turnedRefill {
+		s.quiet++
+		return false, 0
+	}
+	if s.full.Before(now) {
+		s.full = now
+	}
+	s.full = s.full.Add(turnedRefill)
+	missed, s.quiet = s.quiet, 0
+	return true, missed
+}
+
 // limiter is a fixed table of token buckets: bounded memory, whoever knocks. Those who share a bucket share its tokens.
 type limiter struct {
 	seed maphash.Seed

@@ -64,6 +64,7 @@ type Hub struct {
 	opt     Options
 	log     *slog.Logger
 	limit   *limiter
+	turned  sayer // of agents that were turned away
 	detach  []error
 	nextID  atomic.Int64
 	stopped chan struct{}

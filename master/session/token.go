@@ -51,6 +51,7 @@ type Accounts struct {
 	Key      []byte                                                   // for Token
 	Password func(worker string) (providers.Secret, bool)             // false or "": the worker has no password
 	Worker   func(inst model.InstanceKey) (worker string, known bool) // whose instance it is
+	Tried    func(worker string, inst model.InstanceKey, ok bool)     // is told what came of it; it may be nil, and must take equally long for any name
 }
 
 // Authenticate implements Authenticator. Both comparisons are always made.
@@ -59,6 +60,9 @@ func (a Accounts) Authenticate(name, secret string, inst model.InstanceKey) (Ide
 	password := equal(want, secret) && known && want != "" && inst == ""
 	owner, live := a.Worker(inst)
 	token := CheckToken(a.Key, inst, secret) && live && owner == name && inst != ""
+	if a.Tried != nil {
+		a.Tried(name, inst, password || token)
+	}
 	if !password && !token {
 		return Identity{}, ErrCredentials
 	}
