@@ -262,16 +262,24 @@ func (m *master) untilStopped(ctx, running context.Context) {
 // sayStopping says what the end of this master means for what is live.
 func (m *master) sayStopping(policy core.StopPolicy) {
 	sn := m.snapshot()
-	means := "it waits until the builds have ended, and ends the instances"
+	instances, builds := count(len(sn.Instances), "instance"), count(len(sn.Builds), "build")
+	means := fmt.Sprintf("%s and %s: it waits until the builds have ended, and ends the instances", instances, builds)
 	switch {
 	case policy == core.StopKeep && len(sn.Instances)+len(sn.Builds) > 0:
-		means = `they are kept for the next master of this state; on_master_stop = "drain" would end them`
+		means = fmt.Sprintf("%s and %s are kept for the next master of this state (on_master_stop = \"drain\" ends them)", instances, builds)
 	case policy == core.StopKeep:
 		means = "nothing is left behind"
 	case policy == core.StopTerminate:
-		means = "the builds are stopped, to be tried again, and the instances end"
+		means = fmt.Sprintf("%s and %s: the builds are stopped, to be tried again, and the instances end", instances, builds)
 	}
 	m.log.Info("master: stopping: "+means, "on_master_stop", policy.String(), "instances", len(sn.Instances), "builds", len(sn.Builds))
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // shutHub closes the agents' connections without a word to their commands.
