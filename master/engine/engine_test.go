@@ -148,7 +148,7 @@ func TestStopKeepLeavesRunningBuildsToTheNextMaster(t *testing.T) {
 
 		// The agent was not told anything. It comes back to the next master, and the build goes on.
 		w.cloud.closed = false
-		w.run = nil
+		w.succeeds()
 		w.start()
 		sn := w.snapshot()
 		if len(sn.Builds) != 1 || sn.Builds[0].Phase != model.BuildRunning {

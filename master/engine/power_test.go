@@ -224,20 +224,25 @@ func TestTheConsoleIsReadBeforeTheInstanceIsDestroyed(t *testing.T) {
 // mute is a provider whose console hangs and heeds nothing.
 type mute struct {
 	*cloud
+	mu               sync.Mutex
 	asked, destroyed time.Time
 	release          chan struct{}
 }
 
 func (m *mute) Console(context.Context, providers.Key) ([]byte, error) {
+	m.mu.Lock()
 	m.asked = time.Now()
+	m.mu.Unlock()
 	<-m.release
 	return nil, nil
 }
 
 func (m *mute) Destroy(ctx context.Context, key providers.Key) error {
+	m.mu.Lock()
 	if m.destroyed.IsZero() {
 		m.destroyed = time.Now()
 	}
+	m.mu.Unlock()
 	return m.cloud.Destroy(ctx, key)
 }
 
@@ -253,7 +258,10 @@ func TestAConsoleThatHangsDelaysTheDestroyForSecondsOnly(t *testing.T) {
 		w.wait(w.submit(1)[0])
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if d := m.destroyed.Sub(m.asked); m.destroyed.IsZero() || d > consoleTimeout {
+		m.mu.Lock()
+		d, never := m.destroyed.Sub(m.asked), m.destroyed.IsZero()
+		m.mu.Unlock()
+		if never || d > consoleTimeout {
 			t.Errorf("destroyed %s after its console was asked for", d)
 		}
 		if w.cloud.live() != 0 {

@@ -65,7 +65,7 @@ func TestMachineThatEndsUnderItsBuildIsNoticedInASecond(t *testing.T) {
 				if n := len(w.ranJobs()); n != 2 || boots.Load() != 2 {
 					t.Errorf("%d attempts on %d machines, want 2 on 2", n, boots.Load())
 				}
-				w.run = nil
+				w.succeeds()
 				_ = w.e.Do(t.Context(), core.CancelAsked{Request: id})
 				w.wait(id)
 				w.stop(core.StopDrain)
@@ -98,7 +98,7 @@ func TestMachineThatIsTakenBackIsReplacedAtOnceAndNobodyIsCharged(t *testing.T) 
 		if n := jobs[1].Build.Attempt; n != 1 {
 			t.Errorf("the second build is attempt %d: the interruption was charged", n)
 		}
-		w.run = nil
+		w.succeeds()
 		_ = w.e.Do(t.Context(), core.CancelAsked{Request: id})
 		w.wait(id)
 		w.stop(core.StopDrain)

@@ -257,11 +257,19 @@ func (w *world) close() {
 func (w *world) Run(ctx context.Context, job Job) Outcome {
 	w.mu.Lock()
 	w.jobs = append(w.jobs, job)
+	run := w.run
 	w.mu.Unlock()
-	if w.run != nil {
-		return w.run(ctx, job)
+	if run != nil {
+		return run(ctx, job)
 	}
 	return Outcome{Result: model.Success}
+}
+
+// succeeds lets all further builds succeed at once.
+func (w *world) succeeds() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.run = nil
 }
 
 // until runs a build until it is told to end.
