@@ -67,8 +67,8 @@ func BenchmarkPlanOfALargeFleet(b *testing.B) {
 
 // It is not parallel: what others allocate would count.
 func TestAPlanOfALargeFleetAllocatesLittle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes seconds")
+	if testing.Short() || raced {
+		t.Skip("it takes seconds, and the race detector allocates, too")
 	}
 	_, plan := large(t)
 	plan() // whatever is made once
