@@ -161,6 +161,7 @@ func TestFollowingALogGoesOnWhereItBrokeOff(t *testing.T) {
 	var calls atomic.Int32
 	s, out, _ := against(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/follow") && calls.Add(1) == 1 {
+			rw.Header().Set("Content-Type", "application/x-ndjson")
 			for n, text := range []string{"one", "two"} {
 				_ = json.NewEncoder(rw).Encode(api.Line{N: int64(n), Stream: "stdout", Text: text})
 			}
