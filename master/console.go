@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
@@ -31,13 +33,14 @@ func (m *master) token(key model.InstanceKey) providers.Secret { return session.
 func (m *master) keepConsole(ctx context.Context, about core.ReadConsole, out []byte, err error) {
 	token := []byte(m.token(about.Key).Reveal())
 	for i := range about.Builds {
-		if e := m.keepConsoleOf(ctx, &about.Builds[i], about, out, err, token); e != nil {
+		hide := append(hidden{m.secrets, m}.Hidden(ctx, about.Builds[i]), token) // a machine may print the environment that it was given
+		if e := m.keepConsoleOf(ctx, &about.Builds[i], about, out, err, hide); e != nil {
 			m.log.Warn("master: cannot keep what an instance has printed", "build", about.Builds[i].ID, "instance", string(about.Key), "err", e)
 		}
 	}
 }
 
-func (m *master) keepConsoleOf(ctx context.Context, b *core.Build, about core.ReadConsole, out []byte, readErr error, token []byte) error {
+func (m *master) keepConsoleOf(ctx context.Context, b *core.Build, about core.ReadConsole, out []byte, readErr error, hide [][]byte) error {
 	n, err := m.afterSteps(ctx, b)
 	if err != nil {
 		return err
@@ -48,12 +51,12 @@ func (m *master) keepConsoleOf(ctx context.Context, b *core.Build, about core.Re
 		st.Name, st.StartedAt = stepLoss, b.StartedAt
 	}
 	if len(out) > 0 {
-		if err := m.writeConsole(steplog.ID{Build: b.ID, Step: n, Name: logConsole}, out, token); err != nil {
+		if err := m.writeConsole(steplog.ID{Build: b.ID, Step: n, Name: logConsole}, out, hide); err != nil {
 			return err
 		}
 		st.Logs = []string{logConsole}
 	}
-	st.Text = strings.ReplaceAll(consoleText(b.ID, about, st.Name, len(out) > 0, readErr), string(token), providers.Secret("").String())
+	st.Text = hideIn(consoleText(b.ID, about, st.Name, len(out) > 0, readErr), hide)
 	return m.engine.Save(ctx, store.Tx{Time: now, Steps: []model.Step{st}})
 }
 
@@ -66,8 +69,8 @@ func (m *master) afterSteps(ctx context.Context, b *core.Build) (int, error) {
 	return len(def.Builder.Steps), nil
 }
 
-func (m *master) writeConsole(id steplog.ID, out, token []byte) error {
-	w, err := m.logs.Create(id, [][]byte{token})
+func (m *master) writeConsole(id steplog.ID, out []byte, hide [][]byte) error {
+	w, err := m.logs.Create(id, hide)
 	if errors.Is(err, fs.ErrExist) {
 		return nil // an earlier look at the same instance
 	}
@@ -75,6 +78,17 @@ func (m *master) writeConsole(id steplog.ID, out, token []byte) error {
 		return err
 	}
 	return errors.Join(w.Write(proto.Stdout, out, int64(len(out))), w.Close())
+}
+
+// hideIn masks a text as a log is masked.
+func hideIn(text string, hide [][]byte) string {
+	hide = slices.SortedStableFunc(slices.Values(hide), func(a, b []byte) int { return len(b) - len(a) }) // one may contain another
+	for _, value := range hide {
+		if len(value) >= hcl.Masked {
+			text = strings.ReplaceAll(text, string(value), providers.Secret("").String())
+		}
+	}
+	return text
 }
 
 // consoleText says what went wrong and where to look, for people.

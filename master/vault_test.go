@@ -3,6 +3,7 @@ package master
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
+	"github.com/rouse-ci/rouse/master/steplog"
 	"github.com/rouse-ci/rouse/providers"
 	"github.com/rouse-ci/rouse/providers/fake"
 )
@@ -91,6 +93,35 @@ func TestEveryBuildHidesWhatAnyEnvironmentMayHold(t *testing.T) {
 	}
 	if got := m.hides(b); !slices.Contains(got, "by-command") {
 		t.Error("what the master has read by a command is not hidden")
+	}
+}
+
+func TestWhatAMachinePrintsBeforeItFailsIsKeptWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	m, dir, _ := vaultMaster(t)
+	var err error
+	if m.logs, err = steplog.Open(filepath.Join(dir, "logs"), steplog.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	b := core.Build{ID: 3, Builder: "b", Worker: "w", Generation: 1, Instance: "o-w-1"}
+	hide := hidden{m.secrets, m}.Hidden(context.Background(), b)
+	id := steplog.ID{Build: 3, Step: 1, Name: logConsole}
+	if err := m.writeConsole(id, []byte("boots with PW=hunter2-old and "+session.Token(m.key, "o-w-1").Reveal()+"\n"), hide); err != nil {
+		t.Fatal(err)
+	}
+	r, err := m.logs.Reader(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := errors.Join(r.WriteText(context.Background(), &got), r.Close(), m.logs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != "boots with PW=(secret) and (secret)\n" {
+		t.Errorf("%q", got.String())
+	}
+	if got := hideIn("refused: hunter2-old is no password", hide); got != "refused: (secret) is no password" {
+		t.Error(got)
 	}
 }
 
