@@ -7,6 +7,7 @@ TOOLS := $(CURDIR)/.cache/bin
 SEEDS ?= 200
 KILLS ?= 200
 FUZZTIME ?= 10s
+BEGAN := $(shell date +%s)
 # rouse speaks to libvirt through libvirt's own library, which is opened when it is needed: nothing of it must be installed to build or to start.
 # Without a C compiler rouse is built without libvirt, and says so when a plan asks.
 export CGO_ENABLED ?= $(if $(shell command -v gcc),1,0)
@@ -28,8 +29,7 @@ test: peers moto ## all tests, the EC2 storm, images, libvirt's guests, the demo
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
 	$(MAKE) --no-print-directory e2e-ec2
-	OPTIONAL=1 $(MAKE) --no-print-directory images-test
-	OPTIONAL=1 $(MAKE) --no-print-directory e2e-libvirt
+	.ci/guests $(BEGAN)
 	$(MAKE) --no-print-directory demo
 
 peers: ## install the unmodified Buildbot workers that tests attach
