@@ -122,8 +122,13 @@ func (s *step) setProperty(spec *hcl.SetPropertySpec) (model.Result, string, err
 	v = s.maskValue(v)
 	s.setProp(spec.Property, fromStep, v)
 	line := fmt.Sprintf("%s: %v", spec.Property, v)
+	text := "property " + shorten(line, 80)
+	if strings.Contains(line, maskText) { // or who uses it later looks for the reason there
+		const why = " (a property holds no secret: give that to the env of the steps that need it)"
+		line, text = line+why, text+why
+	}
 	if err := s.note("property " + line); err != nil {
 		return 0, "", err
 	}
-	return model.Success, "property " + shorten(line, 80), nil
+	return model.Success, text, nil
 }

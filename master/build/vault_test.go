@@ -70,6 +70,9 @@ func TestWhatNoStepHasReadIsMaskedToo(t *testing.T) {
 	if strings.Contains(got, "hunter2secret") || strings.Contains(got, "first-value") || strings.Count(got, "second-value") != 1 || strings.Count(got, "PW=(secret)") != 3 {
 		t.Error(got) // the last value came after the first step's log was begun
 	}
+	if !strings.Contains(got, "|property p: pw (secret) (secret) (secret) (a property holds no secret: ") || !strings.Contains(w.rows[2].Text, "a property holds no secret") {
+		t.Error(got, w.rows[2].Text)
+	}
 	if p := w.props["p"].Value; p != "pw (secret) (secret) (secret)" {
 		t.Errorf("property %v", p)
 	}
