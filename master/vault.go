@@ -174,6 +174,11 @@ type hidden struct {
 
 var _ build.Vault = hidden{}
 
+// hide is what the console of an instance may not show.
+func (m *master) hide(ctx context.Context, worker string, key model.InstanceKey) [][]byte {
+	return hidden{m.secrets, m}.Hidden(ctx, core.Build{Worker: worker, Instance: key, Generation: model.Generation(m.current.Load().gen)})
+}
+
 // Hidden implements build.Vault: what the configuration in force and the build's own know, all secrets, and the token of the build's instance.
 func (h hidden) Hidden(ctx context.Context, b core.Build) (out [][]byte) {
 	var cfgs []*hcl.Config

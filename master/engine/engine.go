@@ -73,6 +73,9 @@ type Options struct {
 	// called on a goroutine of its own, and may block. It may be nil.
 	Console func(ctx context.Context, about core.ReadConsole, out []byte, err error)
 
+	// Hide returns what a console may not show beside that: what the instance was given in another way. It may block, and may be nil.
+	Hide func(ctx context.Context, worker string, key model.InstanceKey) [][]byte
+
 	// Token is the credential of an instance's agent: wherever its provider says it, it is masked. It may be nil.
 	Token func(key model.InstanceKey) providers.Secret
 

@@ -160,6 +160,7 @@ type world struct {
 	provider func() providers.Provider // nil: the cloud
 	spec     any
 	token    func(model.InstanceKey) providers.Secret
+	hide     func(ctx context.Context, worker string, key model.InstanceKey) [][]byte
 	console  func(context.Context, core.ReadConsole, []byte, error)
 
 	mu      sync.Mutex
@@ -203,7 +204,7 @@ func (w *world) open() {
 		provider = w.provider()
 	}
 	w.e, err = New(context.Background(), Options{Store: st, Saved: saved, Log: w.log, Builds: w, Sessions: w, Observe: w.obs,
-		Providers: map[string]Opened{"p": {Provider: provider, Limits: w.limits}}, Console: w.console, Token: w.token,
+		Providers: map[string]Opened{"p": {Provider: provider, Limits: w.limits}}, Console: w.console, Token: w.token, Hide: w.hide,
 		Describe: func(worker string, key model.InstanceKey) (any, providers.Agent, error) {
 			if w.spec != nil {
 				return w.spec, providers.Agent{Name: worker}, nil
