@@ -29,13 +29,14 @@ func (w *world) hears(what string) {
 	w.until("the master hears of it", 20*time.Second, func() bool { return strings.Contains(w.said(), what) })
 }
 
-func TestASpotInterruptionCostsTheBuildNoAttempt(t *testing.T) {
+// On EC2 it is free (TestEC2SpotInterruptionCostsNoAttempt); of a provider that takes nothing back only the end is believed.
+func TestANoticeCostsAnAttemptWhereNothingIsTakenBack(t *testing.T) {
 	t.Parallel()
 	w := watched(t, imdstest.Action, `{"action": "terminate", "time": "2026-09-18T08:22:00Z"}`)
 	id := w.force("b")
 	w.hears("the provider takes the instance back (spot-interruption): terminate at 2026-09-18T08:22:00Z")
 	r := w.done(id, 40*time.Second)
-	if r.Result != model.Success || r.Attempts != 1 {
+	if r.Result != model.Success || r.Attempts != 2 {
 		t.Errorf("got %s after %d attempts (%s)", r.Result, r.Attempts, r.Text)
 	}
 	w.checkTalk(r.Build, 0, long)
