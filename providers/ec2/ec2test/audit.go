@@ -72,15 +72,15 @@ func (w *World) Up() map[string][]byte {
 	return up
 }
 
-// Running are the instances that run, by their IDs.
-func (w *World) Running(ctx context.Context) (map[string]Instance, error) {
-	all, err := w.instances(ctx, "Filter.1.Name", "instance-state-name", "Filter.1.Value.1", "running")
-	now := time.Now()
-	maps.DeleteFunc(all, func(id string, _ Instance) bool {
-		s, ok := w.shows(id, now)
-		return ok && s == pending
-	})
-	return all, err
+// powered are the instances that moto runs, by their IDs.
+func (w *World) powered(ctx context.Context) (map[string]Instance, error) {
+	return w.instances(ctx, "Filter.1.Name", "instance-state-name", "Filter.1.Value.1", "running")
+}
+
+// booting says whether an instance that moto runs is shown as pending.
+func (w *World) booting(id string) bool {
+	s, ok := w.shows(id, time.Now())
+	return ok && s == pending
 }
 
 func (w *World) instances(ctx context.Context, params ...string) (map[string]Instance, error) {

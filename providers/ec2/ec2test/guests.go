@@ -124,7 +124,7 @@ func (g *Guests) complain(format string, args ...any) {
 func (g *Guests) look(ctx context.Context) {
 	ask, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	all, err := g.World.Running(ask)
+	all, err := g.World.powered(ask)
 	if err != nil {
 		if ctx.Err() == nil {
 			g.complain("look at moto: %v", err)
@@ -134,6 +134,9 @@ func (g *Guests) look(ctx context.Context) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, in := range all {
+		if g.World.booting(id) { // one that has begun already goes on: moto runs an instance a moment before it is shown as pending
+			continue
+		}
 		o := g.guests[id]
 		if o == nil {
 			o = &guest{id: id, dir: g.DirOf(id)}

@@ -53,6 +53,17 @@ func TestGuestsLiveAsTheirInstancesDo(t *testing.T) {
 	if text := file("seen.json"); !strings.Contains(text, `"name":"w1"`) || !strings.Contains(text, g.DirOf(id)+"/base") {
 		t.Errorf("the agent was given %s", text)
 	}
+	shown := func(o time.Time) { // that moto runs an instance is seen a moment before it is shown as pending
+		w.mu.Lock()
+		w.overlay(id).state, w.overlay(id).until = pending, o
+		w.mu.Unlock()
+		g.look(t.Context())
+	}
+	shown(time.Now().Add(time.Hour))
+	shown(time.Time{})
+	if n := g.Boots(); n != 1 {
+		t.Errorf("%d boots of a machine that was begun before it was shown as pending", n)
+	}
 	until(t, "the agent's child runs", func() bool { return file("child") != "" })
 	call("StopInstances")
 	until(t, "nothing runs in the stopped machine", gone)
