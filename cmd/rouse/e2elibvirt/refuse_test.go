@@ -183,7 +183,7 @@ func TestWhoMayNotUseTheSocketIsToldHowToGetThere(t *testing.T) {
 		t.Errorf("the plan says nothing:\n%s", out)
 	}
 	out = strings.Join(strings.Fields(fmt.Sprint(out, err)), " ")
-	for _, want := range []string{"No connection to host", "adduser USER libvirt"} {
+	for _, want := range []string{"No connection to libvirt", "adduser USER libvirt"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the plan does not say %q:\n%s", want, out)
 		}
