@@ -227,6 +227,25 @@ type Room struct {
 // Create is refused with class OverQuota. A stopped instance does not count.
 const LimitRoom = "max_instances"
 
+// Limit is how many instances a provider may have, 0 for any number. A provider that embeds it is a Roomer with that one Room.
+type Limit int64
+
+// Rooms implements Roomer.
+func (l Limit) Rooms(context.Context) ([]Room, error) {
+	if l == 0 {
+		return nil, nil
+	}
+	return []Room{{Name: LimitRoom, Slots: int(l)}}, nil
+}
+
+// Place is where all of the provider's instances are (Instance.Place).
+func (l Limit) Place() string {
+	if l == 0 {
+		return ""
+	}
+	return LimitRoom
+}
+
 // SizeKind is implemented by Kinds whose providers are Roomers. It says what an instance of this spec takes of its room; 0 is not known, and counts as
 // nothing.
 type SizeKind interface {

@@ -19,11 +19,12 @@ import (
 // provider is one account and region.
 type provider struct {
 	*chooser // images and prices
-	api      *api
-	cfg      Config
-	owner    providers.Owner
-	region   string
-	log      *slog.Logger
+	providers.Limit
+	api    *api
+	cfg    Config
+	owner  providers.Owner
+	region string
+	log    *slog.Logger
 
 	journal  journal
 	memory   memory
@@ -65,7 +66,7 @@ func open(env providers.Env, cfg Config, region string, a *api) (*provider, erro
 		}
 	}
 	p := &provider{
-		chooser: newChooser(a, cfg, region, env.Owner, env.Log), api: a, cfg: cfg, owner: env.Owner, region: region, log: env.Log, journal: journal{dir},
+		chooser: newChooser(a, cfg, region, env.Owner, env.Log), Limit: providers.Limit(cfg.MaxInstances), api: a, cfg: cfg, owner: env.Owner, region: region, log: env.Log, journal: journal{dir},
 	}
 	p.base, p.stop = context.WithCancel(context.Background())
 	p.poll = newPoller(p.base, &p.work, cfg.PollInterval, 2*cfg.CallTimeout, func(ctx context.Context) ([]seen, error) { return p.describeOwner(inHaste(ctx), p.owner) })
@@ -180,7 +181,7 @@ func (p *provider) show(s seen) providers.Instance {
 		unexpected = err == nil && r != nil
 	}
 	in := s.instance(unexpected, p.memory.notes(s))
-	in.Place = p.room()
+	in.Place = p.Limit.Place()
 	return in
 }
 

@@ -21,6 +21,7 @@ import (
 
 // provider is one handle on a StateDir.
 type provider struct {
+	providers.Limit
 	cfg   Config
 	owner providers.Owner
 	state string // StateDir, absolute
@@ -63,7 +64,7 @@ func (Kind) Open(_ context.Context, env providers.Env) (providers.Provider, prov
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &provider{
-		cfg: cfg, owner: env.Owner, state: state, log: log, readOnly: env.ReadOnly,
+		Limit: providers.Limit(cfg.MaxInstances), cfg: cfg, owner: env.Owner, state: state, log: log, readOnly: env.ReadOnly,
 		busy: map[providers.Key]bool{}, creating: map[providers.Key]bool{}, watched: map[providers.Key]entry{}, kin: map[providers.Key]map[id]bool{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -208,7 +209,7 @@ func (p *provider) List(ctx context.Context, owner providers.Owner) ([]providers
 
 // show derives an instance's state from its facts.
 func (p *provider) show(e *entry) providers.Instance {
-	in := providers.Instance{Key: e.Key, Worker: e.Worker, CreatedAt: e.Created, Place: p.room()}
+	in := providers.Instance{Key: e.Key, Worker: e.Worker, CreatedAt: e.Created, Place: p.Limit.Place()}
 	if e.process.PID == 0 && !e.doomed && !durable.Locked(p.dir(e.Key)) {
 		e.process, _ = e.find() // its master has died between start and record
 	}
