@@ -13,7 +13,7 @@ BEGAN := $(shell date +%s)
 export CGO_ENABLED ?= $(if $(shell command -v gcc),1,0)
 export GOFLAGS := $(filter-out -tags=%,$(GOFLAGS)) -tags=libvirt_dlopen
 
-.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 e2e-libvirt bench-libvirt packer-validate packer-build images-test
+.PHONY: help build demo test race sim sim-bugs crash fuzz golden bench bench-vs-buildbot lint check clean peers vuln moto e2e-ec2 guest-tools e2e-libvirt bench-libvirt packer-validate packer-build images-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ build: ## build both programs into bin/
 demo: ## a master, latent workers, a real build, nothing left behind
 	@.ci/demo
 
-test: peers moto ## all tests, the EC2 storm, images, libvirt's guests, the demo; what CI runs; DEBIAN=no: the minimal image only
+test: peers moto guest-tools ## all tests, the EC2 storm, images, libvirt's guests, the demo; what CI runs; DEBIAN=no: the minimal image only
 	$(GO) vet ./...
 	ROUSE_PEERS=require $(GO) test -timeout 15m ./...
 	$(MAKE) --no-print-directory e2e-ec2
@@ -37,6 +37,9 @@ peers: ## install the unmodified Buildbot workers that tests attach
 
 moto: ## install the EC2 API server that tests run against
 	.ci/moto
+
+guest-tools: # what tests of libvirt and of images need of the machine
+	@.ci/libvirt || echo "make: libvirt, QEMU and the tools that make images cannot be installed: tests that need them are skipped"
 
 e2e-ec2: moto ## rouse on EC2's API under all faults; deeper: make e2e-ec2 BUILDS=2000 KILLS=40 SEED=7
 	.ci/e2e-ec2
@@ -57,7 +60,7 @@ packer-build: ## Packer makes its image for QEMU, from a Debian base that is mad
 images-test: ## all images are made, boot, attach and end; broken ones are found; DEEP=1: by all identities; DEBIAN=no: the minimal one only
 	GO=$(GO) .ci/images-test
 
-race: peers moto ## all tests under the race detector (needs gcc)
+race: peers moto guest-tools ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 ROUSE_PEERS=require $(GO) test -race -timeout 40m ./...
 
 sim: ## the simulator: make sim SEEDS=10000
