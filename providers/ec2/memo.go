@@ -32,16 +32,14 @@ const (
 
 // get returns the answer for a key, asking if there is none. The question outlives the caller that asked it, since others may wait for it.
 func (m *memo[V]) get(ctx context.Context, key string, ask func(context.Context) (V, error)) (V, error) {
-	m.mu.Lock()
-	e, ok := m.entries[key]
-	m.mu.Unlock()
-	if ok && time.Now().Before(e.until) {
+	if e, ok, _ := m.look(key); ok {
 		return e.value, e.err
 	}
 	ch := m.flight.DoChan(key, func() (any, error) {
-		m.mu.Lock()
-		dropped := m.dropped
-		m.mu.Unlock()
+		e, ok, dropped := m.look(key) // the question of somebody else may have been answered since
+		if ok {
+			return e.value, e.err
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), memoDeadline)
 		defer cancel()
 		v, err := ask(ctx)
@@ -56,6 +54,14 @@ func (m *memo[V]) get(ctx context.Context, key string, ask func(context.Context)
 		var none V
 		return none, context.Cause(ctx)
 	}
+}
+
+// look returns what is known of a key, if it is still good, and how much was dropped before.
+func (m *memo[V]) look(key string) (e kept[V], ok bool, dropped int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok = m.entries[key]
+	return e, ok && time.Now().Before(e.until), m.dropped
 }
 
 func (m *memo[V]) put(key string, e kept[V], dropped int) {
