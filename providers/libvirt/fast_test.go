@@ -36,15 +36,22 @@ func templateOf(t *testing.T, h *fakeHost, p *provider, spec Spec) {
 	}
 }
 
-// TestARestoredGuestHasItsOrderBeforeAnythingElse holds that nothing stands between a guest that was restored and its order, and that the copy of the memory, if
-// it cannot be deleted then, costs the guest nothing and goes at its end.
-func TestARestoredGuestHasItsOrderBeforeAnythingElse(t *testing.T) {
-	t.Parallel()
+// fastHost is a host on which a template is ready, a provider on it, and what is asked for to have guests restored from it.
+func fastHost(t *testing.T) (*fakeHost, *provider, Spec) {
+	t.Helper()
 	h := newFakeHost()
 	p := opened(t, t.TempDir(), config(), h.dial)
 	spec := good()
 	spec.Fast = true
 	templateOf(t, h, p, spec)
+	return h, p, spec
+}
+
+// TestARestoredGuestHasItsOrderBeforeAnythingElse holds that nothing stands between a guest that was restored and its order, and that the copy of the memory, if
+// it cannot be deleted then, costs the guest nothing and goes at its end.
+func TestARestoredGuestHasItsOrderBeforeAnythingElse(t *testing.T) {
+	t.Parallel()
+	h, p, spec := fastHost(t)
 	const key = "me-w1-2"
 	var calls []string
 	h.mu.Lock()
@@ -91,11 +98,7 @@ func TestAGuestThatCannotBeToldIsScrappedAndBoots(t *testing.T) {
 	for _, call := range []string{"Send", "Start", "CreateVolume", "Upload"} {
 		t.Run(call, func(t *testing.T) {
 			t.Parallel()
-			h := newFakeHost()
-			p := opened(t, t.TempDir(), config(), h.dial)
-			spec := good()
-			spec.Fast = true
-			templateOf(t, h, p, spec)
+			h, p, spec := fastHost(t)
 			const key = "me-w1-2"
 			broken := false
 			h.mu.Lock()
@@ -126,11 +129,7 @@ func TestAGuestThatCannotBeToldIsScrappedAndBoots(t *testing.T) {
 // TestATemplateThatCannotBeRestoredIsMadeAnew damages what was saved: instances boot meanwhile, and are restored again from another one.
 func TestATemplateThatCannotBeRestoredIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Fast = true
-	templateOf(t, h, p, spec)
+	h, p, spec := fastHost(t)
 	h.mu.Lock()
 	for file, b := range h.content {
 		h.content[file] = append([]byte("damaged "), b[8:]...)
@@ -205,11 +204,7 @@ func TestAnotherKernelMakesAnotherTemplate(t *testing.T) {
 
 func TestATemplateThatCannotBeLookedAtIsNotDeleted(t *testing.T) {
 	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Fast = true
-	templateOf(t, h, p, spec)
+	h, p, spec := fastHost(t)
 	h.mu.Lock()
 	h.fail["Volume"] = &linkError{failed, "no"}
 	h.mu.Unlock()
@@ -231,11 +226,7 @@ func TestATemplateThatCannotBeLookedAtIsNotDeleted(t *testing.T) {
 // TestATemplateThatStillBootsFromAnEarlierLifeIsEndedFirst is about a master that was killed while it made one.
 func TestATemplateThatStillBootsFromAnEarlierLifeIsEndedFirst(t *testing.T) {
 	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Fast = true
-	templateOf(t, h, p, spec)
+	h, p, spec := fastHost(t)
 	digest := ""
 	p.templates.any(func(m *memory) bool { _, digest, _ = strings.Cut(m.id, " "); return true })
 	key := p.templateKey(digest)
@@ -260,11 +251,7 @@ func TestATemplateThatEndsAtOnceIsAnErrorToRead(t *testing.T) {
 
 func TestARestoredGuestThatCouldBeNeitherToldNorScrappedIsToldByTheNextCall(t *testing.T) {
 	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Fast = true
-	templateOf(t, h, p, spec)
+	h, p, spec := fastHost(t)
 	h.mu.Lock()
 	h.fail["Send"], h.fail["Destroy"] = &linkError{failed, "no"}, &linkError{failed, "no"}
 	h.mu.Unlock()

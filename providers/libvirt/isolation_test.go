@@ -82,11 +82,7 @@ func eventually(t *testing.T, so func() bool) {
 
 func TestAForeignDomainInTheWayOfARestoreIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	h := newFakeHost()
-	p := opened(t, t.TempDir(), config(), h.dial)
-	spec := good()
-	spec.Fast = true
-	templateOf(t, h, p, spec)
+	h, p, spec := fastHost(t)
 	taken := false
 	h.mu.Lock()
 	h.hook = func(call string, _ int) (error, bool) { // somebody takes the name a moment before

@@ -221,34 +221,28 @@ func (l *conn) DeleteVolume(ctx context.Context, pool, name string) error {
 }
 
 func (l *conn) Upload(ctx context.Context, pool, name string, r io.Reader, size int64) error {
-	ctx = context.WithValue(ctx, patient{}, true)
-	_, err := withVolume(ctx, l, pool, name, func(v *virt.StorageVol) (struct{}, error) {
-		st, err := l.c.NewStream(0)
-		if err != nil {
-			return struct{}{}, err
-		}
-		defer st.Free() //nolint:errcheck // a reference of ours
-		if err := v.Upload(st, 0, uint64(size), 0); err != nil {
-			return struct{}{}, err
-		}
-		err = st.SendAll(func(_ *virt.Stream, n int) ([]byte, error) {
-			b := make([]byte, n)
-			k, err := io.ReadFull(r, b)
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				err = nil
-			}
-			return b[:k], err
+	return l.transfer(ctx, pool, name, func(v *virt.StorageVol, st *virt.Stream) error { return v.Upload(st, 0, uint64(size), 0) },
+		func(st *virt.Stream) error {
+			return st.SendAll(func(_ *virt.Stream, n int) ([]byte, error) {
+				b := make([]byte, n)
+				k, err := io.ReadFull(r, b)
+				if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+					err = nil
+				}
+				return b[:k], err
+			})
 		})
-		if err != nil {
-			_ = st.Abort()
-			return struct{}{}, err
-		}
-		return struct{}{}, st.Finish()
-	})
-	return err
 }
 
 func (l *conn) Download(ctx context.Context, pool, name string, w io.Writer) error {
+	return l.transfer(ctx, pool, name, func(v *virt.StorageVol, st *virt.Stream) error { return v.Download(st, 0, 0, 0) },
+		func(st *virt.Stream) error {
+			return st.RecvAll(func(_ *virt.Stream, b []byte) (int, error) { return w.Write(b) })
+		})
+}
+
+// transfer moves what a volume holds: begin ties a stream to it, move sends or receives all of it.
+func (l *conn) transfer(ctx context.Context, pool, name string, begin func(*virt.StorageVol, *virt.Stream) error, move func(*virt.Stream) error) error {
 	ctx = context.WithValue(ctx, patient{}, true)
 	_, err := withVolume(ctx, l, pool, name, func(v *virt.StorageVol) (struct{}, error) {
 		st, err := l.c.NewStream(0)
@@ -256,10 +250,10 @@ func (l *conn) Download(ctx context.Context, pool, name string, w io.Writer) err
 			return struct{}{}, err
 		}
 		defer st.Free() //nolint:errcheck // a reference of ours
-		if err := v.Download(st, 0, 0, 0); err != nil {
+		if err := begin(v, st); err != nil {
 			return struct{}{}, err
 		}
-		if err := st.RecvAll(func(_ *virt.Stream, b []byte) (int, error) { return w.Write(b) }); err != nil {
+		if err := move(st); err != nil {
 			_ = st.Abort()
 			return struct{}{}, err
 		}
