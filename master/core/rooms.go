@@ -89,6 +89,15 @@ func (s *State) roomsKnown(ev RoomsKnown) {
 		}
 	}
 	p.rooms, p.downs = rooms, downs
+	if p.limited() { // it counts the instances that were made before it was set
+		for _, w := range s.order {
+			if in := w.facts.Instance; in != nil && in.Provider == p.cfg.Name && in.Place == "" {
+				in.Place = limitRoom
+				s.dirtyWorker(w)
+				s.account(w)
+			}
+		}
+	}
 	s.roomy = false
 	for _, p := range s.providers {
 		s.roomy = s.roomy || len(p.rooms) > 0
