@@ -66,7 +66,7 @@ race: peers moto guest-tools ## all tests under the race detector (needs gcc)
 sim: ## the simulator: make sim SEEDS=10000
 	$(GO) test ./master/sim -count=1 -timeout 6h -v -run TestSeeds -args -seeds $(SEEDS)
 
-sim-bugs: ## plant bugs in a scratch copy of the core; the simulator must find each
+sim-bugs: ## plant bugs in a scratch copy of the core; the simulator (or, last, the tests of the core) must find each
 	.ci/sim-bugs
 
 crash: ## kill -9 the master, at random moments: make crash KILLS=1000
