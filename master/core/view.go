@@ -198,7 +198,9 @@ func (s *State) blocks(r *request, b *builder, w *worker, tenants map[site]*tena
 			texts := s.noRoomTexts(w, tenants)
 			out, why = texts[:len(texts)-1], texts[len(texts)-1]
 		case why == backingOff:
-			why = fmt.Sprintf("backing off until %s after %d failures; the last (%s): %s", w.facts.BackoffUntil.Format(time.TimeOnly), w.facts.Tries,
+			// For how long, not until when: who reads it may be in another time zone than the master.
+			left := (w.facts.BackoffUntil.Sub(s.now) + time.Second - 1).Truncate(time.Second)
+			why = fmt.Sprintf("backing off for another %s after %s; the last (%s): %s", left, of(w.facts.Tries, w.facts.Tries, "failure"),
 				w.st.FailClass, w.st.LastError)
 		}
 		out = append(out, why)

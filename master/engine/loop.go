@@ -53,7 +53,7 @@ type Trouble struct {
 }
 
 func (t *Trouble) Error() string {
-	return fmt.Sprintf("the state cannot be stored since %s: %v", t.Since.Format(time.DateTime), t.Err)
+	return fmt.Sprintf("the state cannot be stored since %s: %v", t.Since.UTC().Format(time.RFC3339), t.Err)
 }
 
 func (t *Trouble) Unwrap() error { return t.Err }
