@@ -68,14 +68,10 @@ func (a *attrs) secretValue(name string, want cty.Type) (v cty.Value, ok bool) {
 	if !ok {
 		return v, false
 	}
-	v, paths := v.UnmarkDeepWithPaths()
 	if a.tainted != nil {
-		for _, p := range paths {
-			if leaf, err := p.Path.Apply(v); err == nil && leaf.Type() == cty.String && leaf.IsKnown() && !leaf.IsNull() {
-				*a.tainted = append(*a.tainted, leaf.AsString())
-			}
-		}
+		*a.tainted = append(*a.tainted, markedTexts(v)...)
 	}
+	v, _ = v.UnmarkDeep()
 	return v, v.IsWhollyKnown()
 }
 

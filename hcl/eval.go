@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
@@ -62,7 +61,11 @@ func (s *Step) EvalContext(ctx context.Context, scope Scope, env *Env) (*Evaluat
 		}
 		if !diags.HasErrors() {
 			var tainted []string
-			out.Spec = s.decode(stepContext(env, vars, values), env, &diags, &tainted)
+			ec := stepContext(env, vars, values)
+			out.Spec = s.decode(ec, env, &diags, &tainted)
+			for _, expr := range s.expressions() {
+				tainted = append(tainted, callsIn(expr, ec)...)
+			}
 			out.Secrets = maskable(values, tainted)
 		}
 	}
@@ -155,19 +158,13 @@ func readSecrets(ctx context.Context, env *Env, expr hcl2.Expression, values map
 	return diags
 }
 
-// maskable lists what must not be shown: the secrets that were read, and what was made from them if it does not hold them as they are (after base64encode,
-// say). What does hold them as they are is not masked as a whole, or a log could not show the rest of it.
+// maskable lists what must not be shown: the secrets that were read, and what was made from them (see derived).
 func maskable(values map[string]string, tainted []string) [][]byte {
 	var out [][]byte
 	for _, name := range sortedKeys(values) {
 		out = append(out, lines(values[name])...)
 	}
-	for _, t := range tainted {
-		if t != "" && !slices.ContainsFunc(out, func(s []byte) bool { return strings.Contains(t, string(s)) }) {
-			out = append(out, lines(t)...)
-		}
-	}
-	return out
+	return derived(out, tainted)
 }
 
 // hide takes secrets out of messages, since functions like to quote what they could not use.

@@ -15,8 +15,8 @@ import (
 const Masked = 4
 
 // Hidden returns what the log of no build on a worker may show, whatever its steps use: the values of all sensitive variables, for its builders' and its instance's
-// environment may have them, and what the worker's provider and instance blocks make of them, if that does not hold them as they are (after base64encode,
-// say). Secrets, which only steps can use, are not among it.
+// environment may have them, and what the worker's provider and instance blocks, and the functions in them, make of them, if that does not hold them as they are (after
+// base64encode, say). Secrets, which only steps can use, are not among it.
 func (c *Config) Hidden(worker string) [][]byte {
 	values := c.sensitiveTexts()
 	if len(values) == 0 {
@@ -39,17 +39,54 @@ func (c *Config) Hidden(worker string) [][]byte {
 	if n, err := strconv.Atoi(strings.TrimPrefix(w.Name, w.Pool+"-")); w.Pool != "" && err == nil {
 		ctx = withCount(ctx, n-1)
 	}
+	var made []string
 	for _, body := range []hcl2.Body{c.bodies["provider."+w.Provider], c.bodies["worker."+w.Name]} {
 		for _, e := range expressionsOf(body, c.madeFromSecrets) {
-			v, diags := e.Value(ctx)
-			if diags.HasErrors() {
-				continue // it was decoded: something else of it is not known here
+			if v, diags := e.Value(ctx); !diags.HasErrors() { // it was decoded: something else of it is not known here
+				made = append(made, markedTexts(v)...)
 			}
-			for _, text := range texts(v) {
-				if !slices.ContainsFunc(values, func(s string) bool { return strings.Contains(text, s) }) {
-					out = append(out, lines(text)...)
-				}
+			made = append(made, callsIn(e, ctx)...)
+		}
+	}
+	return derived(out, made)
+}
+
+// derived adds what was made from secrets to their values, if it does not hold one as it is: then that is masked, and a log can show the rest. What is not masked
+// does not count: a short one may be in any text by chance. True and false are no secrets.
+func derived(values [][]byte, made []string) [][]byte {
+	for _, text := range made {
+		if text == "" || text == "true" || text == "false" ||
+			slices.ContainsFunc(values, func(s []byte) bool { return len(s) >= Masked && strings.Contains(text, string(s)) }) {
+			continue
+		}
+		values = append(values, lines(text)...)
+	}
+	return values
+}
+
+// callsIn are the texts that functions within an expression make from secrets. The expression itself may hold another secret as it is.
+func callsIn(e hcl2.Expression, ctx *hcl2.EvalContext) (out []string) {
+	node, ok := e.(hclsyntax.Node)
+	if !ok {
+		return nil // JSON
+	}
+	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl2.Diagnostics {
+		if call, ok := n.(*hclsyntax.FunctionCallExpr); ok {
+			if v, diags := call.Value(ctx); !diags.HasErrors() && v.Type() == cty.String { // of a list or an object, who knows which part is used
+				out = append(out, markedTexts(v)...)
 			}
+		}
+		return nil
+	})
+	return out
+}
+
+// markedTexts are the texts in a value that are made from secrets.
+func markedTexts(v cty.Value) (out []string) {
+	v, paths := v.UnmarkDeepWithPaths()
+	for _, p := range paths {
+		if marked, err := p.Path.Apply(v); err == nil {
+			out = append(out, texts(marked)...)
 		}
 	}
 	return out

@@ -1,0 +1,89 @@
+package hcl
+
+import (
+	"encoding/base64"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func encoded(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+
+func secretsOf(t *testing.T, before, env string) []string {
+	t.Helper()
+	ev, problems := evalStep(t, before, "step \"shell\" \"s\" {\ncommand = \"deploy\"\nenv = "+env+"\n}", Scope{})
+	if strings.Contains(problems, "Error") || ev.Spec == nil {
+		t.Fatal(problems)
+	}
+	var got []string
+	for _, s := range ev.Secrets {
+		got = append(got, string(s))
+	}
+	return got
+}
+
+// A secret that is too short to be masked is in many texts by chance.
+func TestWhatIsMadeFromASecretIsMaskedAlthoughAShortOneIsInIt(t *testing.T) {
+	t.Parallel()
+	before := secretFile(t, map[string]string{"a": encoded("ci:beta")[:2], "b": "beta"})
+	if got := secretsOf(t, before, `{ A = secret.a, B = base64encode("ci:${secret.b}") }`); !slices.Contains(got, encoded("ci:beta")) {
+		t.Errorf("%q", got)
+	}
+}
+
+// A text that holds one secret as it is may hold another one in another form.
+func TestWhatAFunctionMakesFromASecretIsMaskedInsideOfAText(t *testing.T) {
+	t.Parallel()
+	before := secretFile(t, map[string]string{"user": "robot", "pw": "hunter2"})
+	got := secretsOf(t, before, `{ CONFIG = jsonencode({ user = secret.user, auth = base64encode("${secret.user}:${secret.pw}") }), OPEN = base64encode("nothing") }`)
+	if !slices.Contains(got, encoded("robot:hunter2")) {
+		t.Errorf("%q", got)
+	}
+	for _, s := range got {
+		if strings.Contains(s, "auth") || s == encoded("nothing") {
+			t.Errorf("%q is no secret", s)
+		}
+	}
+}
+
+// A mark may be on a whole map, and not on each of its values.
+func TestWhatIsMadeFromASensitiveMapIsMasked(t *testing.T) {
+	t.Parallel()
+	got := secretsOf(t, `variable "keys" {
+  sensitive = true
+  default   = { A = "key-one", B = "key-two" }
+}`, `{ for k, v in var.keys : k => base64encode(v) }`)
+	for _, want := range []string{encoded("key-one"), encoded("key-two")} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%q is not masked: %q", want, got)
+		}
+	}
+}
+
+func TestHiddenIsNoMoreThanWhatIsMadeFromSensitiveValues(t *testing.T) {
+	t.Parallel()
+	src := strings.Replace(hiddenText, `instance { image = base64encode("${count.index}:${var.dbpw}") }`, `instance {
+    env = {
+      MODE = "release"
+      DB   = base64encode(var.dbpw)
+      URL  = "https://${var.dbpw}@h/${base64encode("ci-1:${var.dbpw}")}"
+      N    = base64encode("3.14:${var.short}")
+    }
+  }`, 1) + "variable \"short\" {\nsensitive = true\ndefault = \"Mw\"\n}\n"
+	cfg, problems := loadAny(t, src)
+	if strings.Contains(problems, "Error") {
+		t.Fatal(problems)
+	}
+	var got []string
+	for _, v := range cfg.Hidden("w-1") {
+		got = append(got, string(v))
+	}
+	for _, want := range []string{encoded("hunter2secret"), encoded("ci-1:hunter2secret"), encoded("3.14:Mw")} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%q is not hidden: %q", want, got)
+		}
+	}
+	if slices.Contains(got, "release") {
+		t.Errorf("what is no secret is hidden: %q", got)
+	}
+}
