@@ -50,8 +50,15 @@ type item struct {
 
 // newMask returns nil if there is nothing to mask. The notes say which secrets (by their number, from 1) are ignored.
 func newMask(secrets [][]byte) (*mask, []string) {
-	var notes []string
-	var patterns [][]byte
+	patterns, notes := patternsOf(secrets)
+	if len(patterns) == 0 {
+		return nil, notes
+	}
+	return &mask{words: newWords(patterns)}, notes
+}
+
+// patternsOf are what is looked for: secrets, in pieces if they are long, and the lines of those that have several.
+func patternsOf(secrets [][]byte) (patterns [][]byte, notes []string) {
 	for i, s := range secrets {
 		whole := bytes.TrimRight(s, "\r\n")
 		if len(whole) < minSecret {
@@ -68,15 +75,19 @@ func newMask(secrets [][]byte) (*mask, []string) {
 			continue
 		}
 		for _, line := range lines {
-			if line = bytes.TrimRight(line, "\r"); len(line) >= minLine && len(line) <= maxPattern {
+			if line = bytes.TrimSpace(line); len(line) >= minLine && len(line) <= maxPattern {
 				patterns = append(patterns, bytes.Clone(line))
 			}
 		}
 	}
-	if len(patterns) == 0 {
-		return nil, notes
+	return patterns, notes
+}
+
+// more masks more secrets from here on.
+func (m *mask) more(secrets [][]byte) {
+	if patterns, _ := patternsOf(secrets); len(patterns) > 0 {
+		m.words = newWords(append(patterns, m.patterns...))
 	}
-	return &mask{words: newWords(patterns)}, notes
 }
 
 // idle tells whether nothing earlier matters for a Write to the stream.
@@ -184,9 +195,9 @@ func (m *mask) settle(t *tail, force bool) {
 }
 
 // find returns where secrets are in p, overlapping ones joined.
-func (m *mask) find(p []byte) (spans []span) {
+func (w *words) find(p []byte) (spans []span) {
 	for from := 0; ; {
-		at, to := m.match(p, from)
+		at, to := w.match(p, from)
 		if at < 0 {
 			return spans
 		}

@@ -143,6 +143,17 @@ func (w *Writer) resume() (err error) {
 // Notes returns what the caller may want to tell: secrets that cannot be masked, damage that was cut off. Never a secret.
 func (w *Writer) Notes() []string { return w.notes }
 
+// Hide masks more secrets in what is written from here on.
+func (w *Writer) Hide(secrets [][]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mask == nil {
+		w.mask, _ = newMask(secrets)
+	} else {
+		w.mask.more(secrets)
+	}
+}
+
 // Position is the agent's position up to which everything is in the file, in its masked form. Only this may be acknowledged.
 func (w *Writer) Position() int64 {
 	w.mu.Lock()

@@ -1,0 +1,102 @@
+package steplog
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/rouse-ci/rouse/worker/proto"
+)
+
+func TestWhereSecretsOverlapNothingOfEitherIsSeen(t *testing.T) {
+	t.Parallel()
+	m := NewMasker([][]byte{[]byte("https://ci:hunter2@host"), []byte("hunter2@host/path\n"), []byte("abc"), []byte("BEGIN KEY\n  MIIabcdef\r\nEND KEY")})
+	for in, want := range map[string]string{
+		"to https://ci:hunter2@host/path now": "to (secret) now",
+		"abc":                                 "abc", // it would mask everything
+		"> MIIabcdef\r\n":                     "> (secret)\r\n",
+		"":                                    "",
+		"hunter2@host/path":                   "(secret)",
+	} {
+		if got := m.Text(in); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+	if none := NewMasker([][]byte{[]byte("abc")}); none != nil || none.Text("abc") != "abc" || none.Begins([]byte("ab")) != 0 {
+		t.Error("something is hidden although nothing is long enough")
+	}
+	if n := m.Begins([]byte("x hunter2@h")); n != len("hunter2@h") {
+		t.Error(n)
+	}
+}
+
+// TestAStreamIsMaskedHoweverItIsCut compares with the whole text, and lets nothing wait that cannot begin a secret.
+func TestAStreamIsMaskedHoweverItIsCut(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		values := []string{"aabaab", "baabaabb", "other-secret"}
+		text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(append(slices.Clone(values), "abc", "other-", "aab", "\n", "b")), 0, 12).Draw(t, "text"), "") + "."
+		var hide [][]byte
+		for _, v := range rapid.Permutation(values).Draw(t, "order") {
+			hide = append(hide, []byte(v))
+		}
+		m := NewMasker(hide)
+		var buf bytes.Buffer
+		out, flush := m.Stream(&buf)
+		for rest := text; rest != ""; {
+			n := rapid.IntRange(1, len(rest)).Draw(t, "piece")
+			if _, err := out.Write([]byte(rest[:n])); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		if got, want := buf.String(), m.Text(text); got != want { // the last byte begins nothing
+			t.Fatalf("%q became %q, want %q", text, got, want)
+		}
+		if err := flush(); err != nil || buf.String() != m.Text(text) {
+			t.Fatal(buf.String(), err)
+		}
+	})
+}
+
+func TestWhatAStreamHoldsBackIsWrittenInTheEnd(t *testing.T) {
+	t.Parallel()
+	var buf bytes.Buffer
+	out, flush := NewMasker([][]byte{[]byte("0123456789")}).Stream(&buf)
+	if _, err := out.Write([]byte("x012")); err != nil || buf.String() != "" {
+		t.Errorf("%q, %v", buf.String(), err)
+	}
+	if err := flush(); err != nil || buf.String() != "x012" {
+		t.Errorf("%q, %v", buf.String(), err)
+	}
+}
+
+// TestASecretThatIsLearnedLateIsMaskedFromThenOn: whatever is held back or was let through by then.
+func TestASecretThatIsLearnedLateIsMaskedFromThenOn(t *testing.T) {
+	t.Parallel()
+	for _, first := range [][]string{nil, {"abcdef"}} {
+		d := openDir(t, Options{})
+		w := create(t, d, stdio, first...)
+		end := int64(0)
+		write := func(p string) {
+			end += int64(len(p))
+			ok(t, w.Write(proto.Stdout, []byte(p), end))
+		}
+		write("hunter2 abcd") // "abcd" may be held back
+		w.Hide([][]byte{[]byte("hunter2"), []byte("xyz")})
+		write("ef hunter2 xyz hun")
+		w.Hide([][]byte{[]byte("late-secret")})
+		write("ter2 late-secret")
+		ok(t, w.Close())
+		want := "hunter2 (secret) (secret) xyz (secret) (secret)"
+		if first == nil {
+			want = "hunter2 abcdef (secret) xyz (secret) (secret)"
+		}
+		if got := text(t, reader(t, d, stdio), proto.Stdout); got != want || w.Position() != end {
+			t.Errorf("%q, want %q; position %d of %d", got, want, w.Position(), end)
+		}
+	}
+}
