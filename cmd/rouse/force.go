@@ -31,6 +31,7 @@ func newForceCmd(a *app) *cobra.Command {
 
 Without -wait, the program ends as soon as the request is stored: from then on it is built, whatever happens to the master.
 With -wait or -follow it stays until the end, and the exit code tells the result. Ctrl-C then ends the program, not the build.
+With -follow -json each line of the logs is an object on a line of its own, as rouse logs -json prints it, and so is the request at the end.
 
 A property's value is read as JSON if it is JSON (3, true, ["a"]), else as text.`,
 		Annotations: exits("0 the build ended with success or warnings; without -wait or -follow: the request is stored", "1 the build ended otherwise", "3 no result is known: the command line is wrong, the master does not answer, or it refuses", "130 interrupted by Ctrl-C or SIGTERM; the build goes on"),
@@ -53,8 +54,8 @@ A property's value is read as JSON if it is JSON (3, true, ["a"]), else as text.
 	fl.StringVar(&o.Worker, "worker", "", "only this `WORKER` may build it")
 	fl.BoolVar(&o.wait, "wait", false, "wait for the end; the exit code tells the result")
 	fl.BoolVar(&o.follow, "follow", false, "print the logs as they grow; implies -wait")
-	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
-	_ = c.RegisterFlagCompletionFunc("scheduler", a.complete(forceSchedulers))
+	_ = c.RegisterFlagCompletionFunc("worker", a.value(workerNames))
+	_ = c.RegisterFlagCompletionFunc("scheduler", a.value(forceSchedulers))
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
 		o.Builder = given[0]
 		if c.Flags().Changed("priority") {
@@ -93,7 +94,11 @@ func (s *session) force(ctx context.Context, o *forceOptions) error {
 		}
 		return err
 	}
-	err = s.show(last, func(t *table) { t.line("%s", s.verdict(last)) })
+	if o.follow && s.json { // lines of logs came before it, each an object on a line of its own
+		err = json.NewEncoder(s.stdout).Encode(last)
+	} else {
+		err = s.show(last, func(t *table) { t.line("%s", s.verdict(last)) })
+	}
 	if err == nil && last.Result != model.Success && last.Result != model.Warnings {
 		return exit(1)
 	}

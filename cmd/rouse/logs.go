@@ -50,6 +50,9 @@ its text ("t").`,
 	fl.StringVar(&o.log, "log", stdio, "`NAME` of the log")
 	_ = c.RegisterFlagCompletionFunc("stream", cobra.FixedCompletions([]string{"stdout", "stderr", "header"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
+		if o.lines < 0 {
+			return usagef("-lines %d: it is a number of lines; for the last ones say -from=%d", o.lines, o.lines)
+		}
 		if o.stream != "" && !slices.Contains([]string{"stdout", "stderr", "header"}, o.stream) {
 			return usagef("-stream %q: it is stdout, stderr or header", o.stream)
 		}

@@ -34,17 +34,34 @@ func newOrderCmd(a *app, verb, short, long string, withReason bool) *cobra.Comma
 		if err != nil {
 			return err
 		}
+		out := orders{Done: []order{}}
 		var failed []error
 		for _, name := range names { // each of them, whatever becomes of the others
 			var d api.Done
 			err := s.Post(ctx, "/workers/"+url.PathEscape(name)+"/"+verb, query, nil, &d)
-			if err == nil {
+			switch {
+			case err == nil && s.json:
+				out.Done = append(out.Done, order{Worker: name, Text: d.Text})
+			case err == nil:
 				err = s.said(d)
 			}
 			failed = append(failed, err)
 		}
+		if s.json {
+			failed = append(failed, s.printJSON(out))
+		}
 		return errors.Join(failed...)
 	})
+}
+
+// orders is what -json prints: one object, however many workers were named.
+type orders struct {
+	Done []order `json:"done"`
+}
+
+type order struct {
+	Worker string `json:"worker"`
+	Text   string `json:"text"`
 }
 
 // ordered are the workers that words name, each once: by their own names, or by that of a block with a count. What names none is left for the master to refuse,

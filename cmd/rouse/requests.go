@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/model"
 )
 
 func newRequestsCmd(a *app) *cobra.Command {
@@ -25,9 +26,12 @@ func newRequestsCmd(a *app) *cobra.Command {
 	c.Flags().StringVar(&state, "only", "", "only in this `STATE`: waiting or claimed")
 	c.Flags().StringVar(&builder, "builder", "", "only of this `BUILDER`")
 	c.Flags().IntVar(&limit, "limit", 100, "at most this `NUMBER`, up to 1000")
-	_ = c.RegisterFlagCompletionFunc("builder", a.complete(builderNames))
-	_ = c.RegisterFlagCompletionFunc("only", a.complete(words("waiting", "claimed")))
+	_ = c.RegisterFlagCompletionFunc("builder", a.value(builderNames))
+	_ = c.RegisterFlagCompletionFunc("only", a.value(words("waiting", "claimed")))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
+		if state != "" && state != "waiting" && state != "claimed" {
+			return usagef("-only %q: it is waiting or claimed", state)
+		}
 		query := url.Values{"limit": {strconv.Itoa(limit)}}
 		set(query, "state", state)
 		set(query, "builder", builder)
@@ -58,14 +62,15 @@ func newRequestsCmd(a *app) *cobra.Command {
 
 func newExplainCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:               "explain [request] N",
+		Use:               "explain [request|build] N",
 		Short:             "Say why a request waits: each candidate and what blocks it",
-		Example:           "  rouse explain request 7",
+		Long:              "Say why a request waits: each candidate and what blocks it. A build's number stands for the request that it serves.",
+		Example:           "  rouse explain request 7\n  rouse explain build 12",
 		Args:              args(cobra.RangeArgs(1, 2)),
-		ValidArgsFunction: a.complete(words("request"), requestNumbers),
+		ValidArgsFunction: a.complete(words("request", "build"), requestOrBuild),
 	}
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
-		_, id, err := number(given, "request")
+		id, err := s.requestOf(ctx, given)
 		if err != nil {
 			return err
 		}
@@ -103,18 +108,34 @@ func newExplainCmd(a *app) *cobra.Command {
 	})
 }
 
+// requestOf is the request that words name: by its number, or by that of a build, which serves it alone or as the first of several.
+func (s *session) requestOf(ctx context.Context, given []string) (model.RequestID, error) {
+	noun, id, err := number(given, "request", "build")
+	if err != nil || noun != "build" {
+		return model.RequestID(id), err
+	}
+	var b api.BuildDetail
+	if err := s.Get(ctx, fmt.Sprintf("/builds/%d", id), nil, &b); err != nil {
+		return 0, err
+	}
+	if len(b.Requests) == 0 {
+		return 0, fmt.Errorf("the records do not say which request build %d served", id)
+	}
+	return b.Requests[0], nil
+}
+
 func newTraceCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "trace [request] N",
+		Use:   "trace [request|build] N",
 		Short: "Show everything that happened for a request, with times",
 		Long: `Show the journal of a request as a timeline: its own transitions, those of its builds and of their instances, what was ordered
-outside, and why. Times count from the first entry.`,
-		Example:           "  rouse trace 7",
+outside, and why. Times count from the first entry. A build's number stands for the request that it serves.`,
+		Example:           "  rouse trace 7\n  rouse trace build 12",
 		Args:              args(cobra.RangeArgs(1, 2)),
-		ValidArgsFunction: a.complete(words("request"), requestNumbers),
+		ValidArgsFunction: a.complete(words("request", "build"), requestOrBuild),
 	}
 	return a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
-		_, id, err := number(given, "request")
+		id, err := s.requestOf(ctx, given)
 		if err != nil {
 			return err
 		}
