@@ -28,8 +28,8 @@ func newBuildsCmd(a *app) *cobra.Command {
 	c.Flags().StringVar(&worker, "worker", "", "only on this `WORKER`")
 	c.Flags().IntVar(&limit, "limit", 20, "at most this `NUMBER`, up to 1000")
 	c.Flags().IntVar(&before, "before", 0, "only builds before number `N`")
-	_ = c.RegisterFlagCompletionFunc("builder", a.complete(builderNames))
-	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
+	_ = c.RegisterFlagCompletionFunc("builder", a.value(builderNames))
+	_ = c.RegisterFlagCompletionFunc("worker", a.value(workerNames))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
 		query := url.Values{"limit": {strconv.Itoa(limit)}}
 		set(query, "builder", builder)

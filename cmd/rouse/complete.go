@@ -51,10 +51,7 @@ type source func(ctx context.Context, c *api.Client, given []string) ([]string, 
 func (a *app) complete(sources ...source) cobra.CompletionFunc {
 	return func(c *cobra.Command, given []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(given) >= len(sources) {
-			if len(sources) > 1 || len(given) > 1 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			given = nil // the value of a flag, after the arguments
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		f := &clientFlags{}
 		f.state, _ = c.Flags().GetString("state")
@@ -70,6 +67,13 @@ func (a *app) complete(sources ...source) cobra.CompletionFunc {
 		defer cancel()
 		words, _ := sources[len(given)](ctx, client, given)
 		return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+	}
+}
+
+// value completes the value of a flag, wherever among the arguments it stands.
+func (a *app) value(of source) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.complete(of)(c, nil, word)
 	}
 }
 
@@ -120,6 +124,27 @@ func requestNumbers(ctx context.Context, c *api.Client, _ []string) (out []strin
 	err = c.Get(ctx, "/requests", nil, &l)
 	for _, r := range l.Requests {
 		out = append(out, cobra.CompletionWithDesc(fmt.Sprint(r.ID), r.Builder+", "+r.Phase))
+	}
+	return out, err
+}
+
+// instanceNames are the workers whose instances live: they name these, too.
+func instanceNames(ctx context.Context, c *api.Client, _ []string) (out []string, err error) {
+	var l api.InstanceList
+	err = c.Get(ctx, "/instances", nil, &l)
+	for _, in := range l.Instances {
+		out = append(out, cobra.CompletionWithDesc(in.Worker, string(in.Key)+", "+in.State.String()))
+	}
+	return out, err
+}
+
+func generationNumbers(ctx context.Context, c *api.Client, _ []string) (out []string, err error) {
+	var l api.GenerationList
+	err = c.Get(ctx, "/generations", nil, &l)
+	for _, g := range l.Generations {
+		if !g.Current {
+			out = append(out, cobra.CompletionWithDesc(fmt.Sprint(g.Number), g.From+" "+clock(g.AppliedAt)+" "+clean(g.Reason)))
+		}
 	}
 	return out, err
 }

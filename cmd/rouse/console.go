@@ -2,14 +2,19 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/api"
 )
 
@@ -22,22 +27,27 @@ func newConsoleCmd(a *app) *cobra.Command {
 or by its worker. Its token is masked. What an instance printed that has failed a build is kept with that build: see rouse logs.`,
 		Example: `  rouse console linux-1
   rouse console linux-1 -f             # goes on until the instance ends`,
-		Args: args(cobra.ExactArgs(1)),
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.complete(instanceNames),
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the instance ends")
 	a.clientCmd(c, func(ctx context.Context, s *session, given []string) error {
 		if s.json {
 			return usagef("what an instance prints is text: there is no -json")
 		}
+		const all = 1000
 		key := given[0]
 		var out api.InstanceList
-		if err := s.Get(ctx, "/instances", url.Values{"limit": {"1000"}}, &out); err != nil {
+		if err := s.Get(ctx, "/instances", url.Values{"limit": {strconv.Itoa(all)}}, &out); err != nil {
 			return err
 		}
 		for _, in := range out.Instances {
 			if in.Worker == given[0] {
 				key = string(in.Key)
 			}
+		}
+		if len(out.Instances) < all && !slices.ContainsFunc(out.Instances, func(in api.Instance) bool { return string(in.Key) == key }) {
+			return s.noInstance(ctx, key)
 		}
 		query := url.Values{}
 		if follow {
@@ -47,6 +57,30 @@ or by its worker. Its token is masked. What an instance printed that has failed 
 	})
 	_ = c.Flags().MarkHidden("json") // it came with what all clients have
 	return c
+}
+
+// noInstance says what is wrong with a name that none of the living instances has, nor their workers.
+func (s *session) noInstance(ctx context.Context, name string) error {
+	var all api.WorkerList
+	if err := s.Get(ctx, "/workers", nil, &all); err != nil {
+		return err
+	}
+	var names []string
+	for i := range all.Workers {
+		switch w := &all.Workers[i]; {
+		case w.Name == name && w.Provider == "":
+			return fmt.Errorf("worker %q is a standard one, which somebody else starts: it has no instance whose console could be read", name)
+		case w.Name == name:
+			return fmt.Errorf("worker %q has no instance now", name)
+		case w.Provider != "":
+			names = append(names, w.Name)
+		}
+	}
+	msg := fmt.Sprintf("there is no living instance, and no worker, %q.", name)
+	if near := hcl.Nearest(name, names); near != "" {
+		msg += fmt.Sprintf(" Did you mean %q?", near)
+	}
+	return errors.New(msg)
 }
 
 // plainText leaves out what would drive the terminal: what a machine prints is not to be trusted. It forgets nothing between two writes.

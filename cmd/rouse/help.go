@@ -16,6 +16,9 @@ func newHelpCmd(a *app) *cobra.Command {
 		ValidArgsFunction: func(c *cobra.Command, given []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
 			if of, rest := named(c.Root(), given); len(rest) == 0 {
 				for _, sub := range of.Commands() {
+					if sub.Hidden {
+						continue
+					}
 					names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
 				}
 			}

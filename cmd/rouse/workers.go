@@ -77,7 +77,7 @@ func newInstancesCmd(a *app) *cobra.Command {
 	c.Flags().BoolVar(&all, "all", false, "also those that are gone")
 	c.Flags().StringVar(&worker, "worker", "", "only of this `WORKER`")
 	c.Flags().IntVar(&limit, "limit", 100, "at most this `NUMBER`, up to 1000")
-	_ = c.RegisterFlagCompletionFunc("worker", a.complete(workerNames))
+	_ = c.RegisterFlagCompletionFunc("worker", a.value(workerNames))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
 		query := url.Values{"limit": {strconv.Itoa(limit)}}
 		set(query, "worker", worker)
