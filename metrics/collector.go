@@ -7,6 +7,7 @@ import (
 
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/providers"
 )
 
 // collector tells the gauges of one snapshot.
@@ -36,6 +37,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(timers, float64(len(sn.Timers)))
 	gauge(snapshotAge, max(0, now.Sub(sn.Time).Seconds()))
 	c.instances(sn, gauge)
+	c.hosts(sn, gauge)
 	c.costs(sn, now, ch, gauge)
 	c.queue(sn, now, gauge)
 	c.workers(sn, gauge)
@@ -84,6 +86,35 @@ func (c collector) instances(sn *core.Snapshot, gauge emit) {
 		gauge(orphans, float64(p.Orphans), p.Name)
 		if !p.LastListAt.IsZero() {
 			gauge(listedAt, float64(p.LastListAt.UnixMilli())/1000, p.Name)
+		}
+	}
+}
+
+// hosts tells what is taken of the machines that instances share. What has no limit has no gauge for it: 0 would be none at all. A provider's max_instances
+// is no machine, so it has instances and slots only.
+func (c collector) hosts(sn *core.Snapshot, gauge emit) {
+	for _, p := range sn.Providers {
+		for _, r := range p.Rooms {
+			of := func(d *prometheus.Desc, v float64) { gauge(d, v, p.Name, r.Name) }
+			limit := func(d *prometheus.Desc, v float64) {
+				if v > 0 {
+					of(d, v)
+				}
+			}
+			of(hostTaken, float64(r.Instances))
+			limit(hostSlots, float64(r.Slots))
+			if r.Name == providers.LimitRoom {
+				continue
+			}
+			up := 1.0
+			if r.Down {
+				up = 0
+			}
+			of(hostUp, up)
+			of(hostVCPUsTaken, float64(r.TakenVCPUs))
+			limit(hostVCPUs, float64(r.VCPUs))
+			of(hostMemTaken, float64(r.TakenMemory))
+			limit(hostMem, float64(r.Memory))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/providers"
 )
 
 var t0 = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -40,7 +42,11 @@ func world() *core.Snapshot {
 		Builders:  []core.BuilderView{{Name: "hello", Waiting: 1, Oldest: at(-30 * time.Second)}},
 		Requests:  []core.Request{{ID: 9, Builder: "hello", SubmittedAt: at(-30 * time.Second)}},
 		Instances: []core.InstanceView{{Instance: core.Instance{Key: "m-linux-1-2", Worker: "linux-1", Provider: "cloud", Price: 0.5, AskedAt: at(-time.Hour)}, State: model.InstanceAttached}},
-		Providers: []core.ProviderView{{Name: "cloud", Orphans: 2, LastListAt: t0}},
+		Providers: []core.ProviderView{{Name: "cloud", Orphans: 2, LastListAt: t0, Rooms: []core.RoomView{{Room: core.Room{Name: providers.LimitRoom, Slots: 20}, Instances: 1}}},
+			{Name: "lab", Rooms: []core.RoomView{
+				{Room: core.Room{Name: "a", VCPUs: 8, Memory: 16 << 30, Slots: 4}, TakenVCPUs: 3, TakenMemory: 6 << 30, Instances: 2},
+				{Room: core.Room{Name: "b", Down: true}, DownSince: at(-time.Minute)},
+			}}},
 	}
 }
 
@@ -210,6 +216,28 @@ func TestFailuresAndRetriesAreCounted(t *testing.T) {
 		if !strings.Contains(got, "\n"+want+"\n") {
 			t.Errorf("there is no line %s", want)
 		}
+	}
+}
+
+func TestHostsAreMeasured(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for line := range strings.Lines(scrape(t, meter(t, world()))) {
+		if strings.HasPrefix(line, "rouse_host_") {
+			got = append(got, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	want := []string{ // b has no limits, so it shows none; max_instances is no machine that could be down or full of memory
+		`rouse_host_instances{host="a",provider="lab"} 2`, `rouse_host_instances{host="b",provider="lab"} 0`, `rouse_host_instances{host="max_instances",provider="cloud"} 1`,
+		`rouse_host_memory_bytes{host="a",provider="lab"} 1.7179869184e+10`,
+		`rouse_host_memory_taken_bytes{host="a",provider="lab"} 6.442450944e+09`, `rouse_host_memory_taken_bytes{host="b",provider="lab"} 0`,
+		`rouse_host_slots{host="a",provider="lab"} 4`, `rouse_host_slots{host="max_instances",provider="cloud"} 20`,
+		`rouse_host_up{host="a",provider="lab"} 1`, `rouse_host_up{host="b",provider="lab"} 0`,
+		`rouse_host_vcpus{host="a",provider="lab"} 8`,
+		`rouse_host_vcpus_taken{host="a",provider="lab"} 3`, `rouse_host_vcpus_taken{host="b",provider="lab"} 0`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

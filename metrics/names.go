@@ -16,6 +16,13 @@ var (
 	pricePerHour   = desc("rouse_instances_cost_dollars_per_hour", "What all instances that are not gone cost per hour now (an estimate, in the configuration's currency).", "provider", "pool")
 	costTotal      = desc("rouse_instance_cost_dollars_total", "What all instances have cost so far (an estimate, in the configuration's currency), those of earlier masters of this state too.", "provider", "pool", "instance_type", "market")
 	listedAt       = desc("rouse_provider_last_list_timestamp_seconds", "When the provider's instances were last listed.", "provider")
+	hostUp         = desc("rouse_host_up", "1 if the host can be reached, 0 if not: nothing new begins there, and what lives there goes on.", "provider", "host")
+	hostTaken      = desc("rouse_host_instances", "Instances that live on the host, or are about to. The host max_instances is a provider's limit.", "provider", "host")
+	hostSlots      = desc("rouse_host_slots", "Instances that may live on the host; absent: any number.", "provider", "host")
+	hostVCPUsTaken = desc("rouse_host_vcpus_taken", "Virtual processors that instances take of the host.", "provider", "host")
+	hostVCPUs      = desc("rouse_host_vcpus", "Virtual processors that instances may take of the host; absent: any number.", "provider", "host")
+	hostMemTaken   = desc("rouse_host_memory_taken_bytes", "Memory that instances take of the host.", "provider", "host")
+	hostMem        = desc("rouse_host_memory_bytes", "Memory that instances may take of the host; absent: any amount.", "provider", "host")
 	requests       = desc("rouse_build_requests", "Build requests that are not done, by state.", "builder", "state")
 	oldestAge      = desc("rouse_build_request_oldest_age_seconds", "Age of the oldest waiting request; 0 if none waits.", "builder")
 	builds         = desc("rouse_builds", "Builds that have not ended, by phase.", "builder", "phase")
@@ -27,8 +34,8 @@ var (
 	snapshotAge    = desc("rouse_snapshot_age_seconds", "Age of the state that these gauges show.")
 )
 
-var gauges = []*prometheus.Desc{instances, orphans, pricePerHour, costTotal, listedAt, requests, oldestAge, builds, workers, workersPaused, workersBackoff,
-	generation, timers, snapshotAge}
+var gauges = []*prometheus.Desc{instances, orphans, pricePerHour, costTotal, listedAt, hostUp, hostTaken, hostSlots, hostVCPUsTaken, hostVCPUs, hostMemTaken,
+	hostMem, requests, oldestAge, builds, workers, workersPaused, workersBackoff, generation, timers, snapshotAge}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
