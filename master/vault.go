@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rouse-ci/rouse/hcl"
@@ -21,6 +22,7 @@ const (
 	secretTimeout = 10 * time.Second
 	filesTimeout  = 5 * time.Second // how long a step waits until all secrets in files are read
 	maxOlder      = 8               // values of one secret, after rotations, that stay hidden
+	maxNews       = 64              // values that Since can tell without telling all
 )
 
 // vault reads all secrets that the master itself uses, and remembers, in memory only, what no log may show: a secret that is no business of a build may be in
@@ -34,6 +36,8 @@ type vault struct {
 	seen    map[string][][]byte        // values of each secret by its name, the latest last
 	builds  map[model.BuildID][][]byte // what running builds have read
 	short   map[string]bool            // names of secrets that were warned of
+	news    [][]byte                   // the values that came last
+	came    atomic.Uint64              // how many came until now
 }
 
 // recent is one secret. Its lock is held while it is read, which may take long: only those wait who want the same one.
@@ -89,9 +93,35 @@ func (v *vault) note(name string, value []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.warnShort(name, len(value))
+	v.tell(value)
 	all := slices.DeleteFunc(v.seen[name], func(old []byte) bool { return bytes.Equal(old, value) })
 	all = append(all, bytes.Clone(value))
 	v.seen[name] = all[max(0, len(all)-maxOlder):]
+}
+
+// tell lets Since tell of a value, unless it is remembered already. mu is held.
+func (v *vault) tell(value []byte) {
+	for _, m := range v.remembered() {
+		if bytes.Equal(m, value) {
+			return
+		}
+	}
+	v.news = append(v.news, bytes.Clone(value))
+	v.news = v.news[max(0, len(v.news)-maxNews):]
+	v.came.Add(1)
+}
+
+// Since implements build.Vault.
+func (v *vault) Since(heard uint64) (values [][]byte, now uint64) {
+	if now = v.came.Load(); now == heard {
+		return nil, now
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if now = v.came.Load(); now-heard > uint64(len(v.news)) {
+		return v.remembered(), now
+	}
+	return slices.Clone(v.news[len(v.news)-int(now-heard):]), now
 }
 
 // warnShort warns once. mu is held.
@@ -133,9 +163,14 @@ func (v *vault) refresh(ctx context.Context, declared []hcl.Secret) {
 }
 
 // values are all that is remembered.
-func (v *vault) values() (out [][]byte) {
+func (v *vault) values() [][]byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.remembered()
+}
+
+// remembered is values. mu is held.
+func (v *vault) remembered() (out [][]byte) {
 	for _, all := range v.seen {
 		out = append(out, all...)
 	}
@@ -154,6 +189,7 @@ func (v *vault) Learn(b model.BuildID, values [][]byte, lengths map[string]int) 
 	}
 	for _, value := range values {
 		if !slices.ContainsFunc(v.builds[b], func(have []byte) bool { return bytes.Equal(have, value) }) {
+			v.tell(value)
 			v.builds[b] = append(v.builds[b], value)
 		}
 	}

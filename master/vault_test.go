@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -166,5 +167,52 @@ func TestASecretTooShortToBeMaskedIsWarnedOfOnce(t *testing.T) {
 	said := log.String()
 	if strings.Count(said, "secret=api") != 1 || strings.Count(said, "secret=other") != 1 || strings.Contains(said, "secret=long") || strings.Contains(said, "qz") {
 		t.Error(said)
+	}
+}
+
+// TestABuildHearsOfWhatOthersReadMeanwhile: each value once, however many came, and again if it had been forgotten.
+func TestABuildHearsOfWhatOthersReadMeanwhile(t *testing.T) {
+	t.Parallel()
+	m, _, _ := vaultMaster(t)
+	v := m.secrets
+	v.note("api", []byte("known-before"))
+	_, heard := v.Since(0)
+	hears := func(want ...string) {
+		t.Helper()
+		var values [][]byte
+		values, heard = v.Since(heard)
+		var got []string
+		for _, value := range values {
+			got = append(got, string(value))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	hears()
+	v.Learn(1, [][]byte{[]byte("first"), []byte("second"), []byte("known-before")}, nil)
+	v.Learn(2, [][]byte{[]byte("first")}, nil)
+	v.note("api", []byte("rotated"))
+	hears("first", "second", "rotated")
+	hears()
+	v.Forget(1)
+	v.Forget(2)
+	_, late := v.Since(0) // of a build that begins now, and to which nobody tells what was forgotten
+	v.Learn(3, [][]byte{[]byte("first")}, nil)
+	if got, _ := v.Since(late); len(got) != 1 || string(got[0]) != "first" {
+		t.Errorf("%q", got)
+	}
+	hears("first")
+	for i := range 2 * maxNews {
+		v.Learn(4, [][]byte{fmt.Appendf(nil, "value-%d", i)}, nil)
+	}
+	values, now := v.Since(heard)
+	for i := range 2 * maxNews {
+		if !slices.ContainsFunc(values, func(value []byte) bool { return string(value) == fmt.Sprint("value-", i) }) {
+			t.Fatalf("value %d of %d is not told", i, len(values))
+		}
+	}
+	if n := len(v.news); n > maxNews || now != heard+2*maxNews {
+		t.Error(n, now)
 	}
 }

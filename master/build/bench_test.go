@@ -48,6 +48,7 @@ func (l *nullLog) Write(_ proto.Stream, p []byte, end int64) error {
 	return err
 }
 func (l *nullLog) Position() int64 { return l.pos }
+func (*nullLog) Hide([][]byte)     {}
 func (*nullLog) Flush() error      { return nil }
 func (l *nullLog) Close() error    { return nil }
 func (l *nullLog) Abandon() error  { return nil }

@@ -37,9 +37,10 @@ type Commands interface {
 type Log interface {
 	Write(s proto.Stream, p []byte, end int64) error
 	Position() int64
-	Flush() error   // puts into the file what is held back
-	Close() error   // ends the log
-	Abandon() error // lets go of it without ending it
+	Hide(secrets [][]byte) // masks these, too, from here on
+	Flush() error          // puts into the file what is held back
+	Close() error          // ends the log
+	Abandon() error        // lets go of it without ending it
 }
 
 // Logs makes logs. Resume goes on with a log, or makes it if it is not there.
@@ -72,6 +73,9 @@ type Loop interface {
 type Vault interface {
 	// Hidden returns such values as they are now. It is asked before each step, and waits for no longer than it may take to read a file.
 	Hidden(ctx context.Context, b core.Build) [][]byte
+	// Since returns values that have come to be known since an earlier answer of it, and what to ask with next time. It is asked for each piece of output, and only
+	// returns what is in memory.
+	Since(heard uint64) (values [][]byte, now uint64)
 	// Learn tells what a step has read; other builds hide that, too, until Forget is called for the build. The lengths are those of the secrets' values, by name.
 	Learn(b model.BuildID, values [][]byte, lengths map[string]int)
 	Forget(b model.BuildID)

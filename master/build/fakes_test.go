@@ -54,15 +54,16 @@ type world struct {
 	opened   []Log        // of these
 	base     string       // the agent's directory
 
-	calls   int // external calls so far, two for each: before and after
-	crashAt int // the runner's goroutine ends at this call
-	dead    bool
-	onCall  func(n int)
-	onSave  func(row model.Step)
-	saveErr func() error
-	clock   time.Time
-	vault   Vault
-	exec    func(ctx context.Context, c session.Command) (session.Outcome, error) // instead of answers
+	calls    int // external calls so far, two for each: before and after
+	crashAt  int // the runner's goroutine ends at this call
+	dead     bool
+	onCall   func(n int)
+	onSave   func(row model.Step)
+	onOutput func() // before each piece
+	saveErr  func() error
+	clock    time.Time
+	vault    Vault
+	exec     func(ctx context.Context, c session.Command) (session.Outcome, error) // instead of answers
 }
 
 // answer is how the fake agent treats a command.
@@ -320,6 +321,9 @@ func (w *world) Run(ctx context.Context, worker string, c session.Command) (sess
 			continue
 		}
 		w.call()
+		if w.onOutput != nil {
+			w.onOutput()
+		}
 		if err := c.Output(ch.s, p, pos); err != nil {
 			return session.Outcome{}, err
 		}
@@ -391,6 +395,8 @@ func (l *fakeLog) Write(s proto.Stream, p []byte, end int64) error {
 }
 
 func (l *fakeLog) Position() int64 { return l.pos }
+
+func (l *fakeLog) Hide(secrets [][]byte) { l.masks = append(l.masks, secrets...) }
 
 func (l *fakeLog) Flush() error { return nil }
 

@@ -178,6 +178,7 @@ func (s *step) note(line string) error {
 	if line == "" || s.log.Position()>>lineShift >= s.lines {
 		return nil
 	}
+	s.hear()
 	return s.log.Write(proto.Header, []byte(strings.ToValidUTF8(line, replacement)+"\n"), end)
 }
 
@@ -185,6 +186,7 @@ func (s *step) note(line string) error {
 func (s *step) output(c cmd) func(proto.Stream, []byte, int64) error {
 	base := s.lines << lineShift
 	return func(stream proto.Stream, p []byte, end int64) error {
+		s.hear()
 		if end > posMask || end < int64(len(p)) {
 			return fmt.Errorf("the agent says that its output is at position %d", end)
 		}
@@ -231,7 +233,7 @@ func (s *step) capture(c cmd, p []byte, end int64) error {
 	out := []byte(s.captured(c, string(append(s.st.Out, p[:min(room, len(p))]...))))
 	s.st.OutEnd = end
 	whole := len(out)
-	if begun := s.secretBegins(out); begun >= hcl.Masked { // fewer bytes tell nothing, and most ends of lines might begin one of many secrets
+	if begun := s.masker.Begins(out); begun >= hcl.Masked { // fewer bytes tell nothing, and most ends of lines might begin one of many secrets
 		whole -= begun
 	}
 	s.st.Out, s.st.Torn = out[:whole], whole < len(out)

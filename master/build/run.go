@@ -12,6 +12,7 @@ import (
 	"github.com/rouse-ci/rouse/master/engine"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
+	"github.com/rouse-ci/rouse/master/steplog"
 	"github.com/rouse-ci/rouse/master/store"
 )
 
@@ -35,8 +36,10 @@ type run struct {
 	tally   tally
 	blame   []string        // texts of the steps that gave the build its result
 	reason  string          // why it was stopped
-	secrets [][]byte        // that were learned, longest first
+	secrets [][]byte        // that were learned
 	known   map[string]bool // the same
+	masker  *steplog.Masker // of the same
+	heard   uint64          // how much of what the vault has learned is among them
 
 	dirty   bool         // props are not saved
 	pending []model.Step // rows of ended steps that are not saved yet; they ride with the next step's start

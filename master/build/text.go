@@ -3,17 +3,16 @@ package build
 import (
 	"bytes"
 	"context"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/rouse-ci/rouse/hcl"
+	"github.com/rouse-ci/rouse/master/steplog"
 )
 
 const (
 	maxText  = 500        // bytes of a step's or build's text
 	maskText = "(secret)" // in place of a secret, as in logs
-	minLine  = 6          // bytes of one line of a secret that has several
 )
 
 // read learns what a step has read, and tells the vault.
@@ -27,62 +26,42 @@ func (b *run) read(ev *hcl.Evaluated) {
 // hide learns what the vault knows now. What it knew before stays hidden: a process may have been given it then.
 func (b *run) hide(ctx context.Context) {
 	if b.Vault != nil {
+		_, b.heard = b.Vault.Since(b.heard)
 		b.learn(b.Vault.Hidden(ctx, b.job))
 	}
 }
 
-// learn adds values to what is masked. The rules are steplog's: what is shorter than four bytes would mask everything.
-func (b *run) learn(secrets [][]byte) {
-	before := len(b.known)
-	for _, secret := range secrets {
-		secret = bytes.TrimRight(secret, "\r\n")
-		if len(secret) < hcl.Masked || b.known[string(secret)] {
-			continue
-		}
-		b.add(secret)
-		if bytes.IndexByte(secret, '\n') < 0 {
-			continue
-		}
-		for line := range bytes.SplitSeq(secret, []byte("\n")) {
-			if line = bytes.TrimSpace(line); len(line) >= minLine && !b.known[string(line)] {
-				b.add(line)
-			}
-		}
-	}
-	if len(b.known) == before {
+// hear learns what has come to be known since, while the step's log is open: what a command of its worker prints may be read by another build meanwhile.
+func (s *step) hear() {
+	if s.Vault == nil {
 		return
 	}
-	slices.SortFunc(b.secrets, func(x, y []byte) int { return len(y) - len(x) }) // one may contain another
+	var values [][]byte
+	if values, s.heard = s.Vault.Since(s.heard); s.learn(values) && s.log != nil {
+		s.log.Hide(values)
+	}
 }
 
-func (b *run) add(secret []byte) {
-	if b.known == nil {
-		b.known = map[string]bool{}
+// learn adds values to what is masked, by the rules of logs, and says whether any was new.
+func (b *run) learn(secrets [][]byte) (news bool) {
+	for _, secret := range secrets {
+		if secret = bytes.TrimRight(secret, "\r\n"); len(secret) < hcl.Masked || b.known[string(secret)] {
+			continue
+		}
+		if b.known == nil {
+			b.known = map[string]bool{}
+		}
+		b.known[string(secret)] = true
+		b.secrets, news = append(b.secrets, secret), true
 	}
-	b.known[string(secret)] = true
-	b.secrets = append(b.secrets, secret)
+	if news {
+		b.masker = steplog.NewMasker(b.secrets)
+	}
+	return news
 }
 
 // mask replaces the secrets that are known so far. All that goes into a record passes through here.
-func (b *run) mask(s string) string {
-	for _, secret := range b.secrets {
-		s = strings.ReplaceAll(s, string(secret), maskText)
-	}
-	return s
-}
-
-// secretBegins is how many bytes at the end of p may be the beginning of a secret.
-func (b *run) secretBegins(p []byte) int {
-	longest := 0
-	for _, secret := range b.secrets {
-		for n := min(len(secret)-1, len(p)); n > longest; n-- {
-			if bytes.HasSuffix(p, secret[:n]) {
-				longest = n
-			}
-		}
-	}
-	return longest
-}
+func (b *run) mask(s string) string { return b.masker.Text(s) }
 
 // maskValue masks the strings in a property's value.
 func (b *run) maskValue(v any) any {

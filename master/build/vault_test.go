@@ -20,6 +20,7 @@ type fakeVault struct {
 	mu      sync.Mutex
 	values  []string
 	asked   []string
+	late    []string // learned while a step runs
 	learned map[string]int
 	forgot  []model.BuildID
 }
@@ -30,6 +31,15 @@ func (v *fakeVault) Hidden(_ context.Context, b core.Build) [][]byte {
 	n := min(len(v.asked), len(v.values)-1)
 	v.asked = append(v.asked, b.Worker)
 	return [][]byte{[]byte(v.values[n])}
+}
+
+func (v *fakeVault) Since(heard uint64) (values [][]byte, now uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, s := range v.late[heard:] {
+		values = append(values, []byte(s))
+	}
+	return values, uint64(len(v.late))
 }
 
 func (v *fakeVault) Learn(_ model.BuildID, _ [][]byte, lengths map[string]int) {
@@ -86,6 +96,32 @@ func TestWhatNoStepHasReadIsMaskedToo(t *testing.T) {
 		if worker != "w1" {
 			t.Error(v.asked)
 		}
+	}
+}
+
+// TestWhatAnotherBuildReadsMeanwhileIsMasked: in the log that is open, and in what is captured.
+func TestWhatAnotherBuildReadsMeanwhileIsMasked(t *testing.T) {
+	t.Parallel()
+	v := &fakeVault{values: []string{"hunter2secret"}}
+	w := newWorld(t)
+	w.vault = v
+	w.reopen(t.TempDir())
+	w.add("capture", &hcl.SetPropertySpec{Property: "p", Command: echo("env")})
+	w.answers["shell"] = answer{out: []chunk{{proto.Stdout, "before late-secret\n"}, {proto.Stdout, "then late-secret and hunter2secret\n"}}}
+	pieces := 0
+	w.onOutput = func() {
+		if pieces++; pieces == 2 {
+			v.mu.Lock()
+			v.late = append(v.late, "late-secret")
+			v.mu.Unlock()
+		}
+	}
+	w.run()
+	if got := w.realLogs(); strings.Count(got, "late-secret") != 1 || !strings.Contains(got, "othen (secret) and (secret)") {
+		t.Error(got)
+	}
+	if p := w.props["p"].Value; p != "before (secret)\nthen (secret) and (secret)" {
+		t.Errorf("property %q", p)
 	}
 }
 

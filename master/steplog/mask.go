@@ -66,9 +66,10 @@ func patternsOf(secrets [][]byte) (patterns [][]byte, notes []string) {
 			continue
 		}
 		for piece := range slices.Chunk(whole, maxPattern) {
-			if len(piece) >= minSecret {
-				patterns = append(patterns, bytes.Clone(piece))
+			if len(piece) < minSecret { // too short to be looked for alone
+				piece = whole[len(whole)-maxPattern:]
 			}
+			patterns = append(patterns, bytes.Clone(piece))
 		}
 		lines := bytes.Split(whole, []byte("\n"))
 		if len(lines) == 1 {
