@@ -87,15 +87,23 @@ func (a *app) runMaster(c *cobra.Command, f *masterFlags) error {
 	if err != nil {
 		return err
 	}
+	found := findings{text: func(cfg *hcl.Config, diags hcl2.Diagnostics) {
+		_ = cfg.WriteDiagnostics(a.stderr, diags, a.width(), a.colour(a.stderr))
+	}}
+	if a.logsJSON(f) {
+		found.log = log
+	}
+	defer found.ended()
 	return master.Run(c.Context(), master.Options{ConfigDir: dir, StateDir: state, Hcl: o, Log: log, Version: programVersion(), Takeover: f.takeover, Reload: reload,
-		Meter: meter,
-		Report: func(cfg *hcl.Config, diags hcl2.Diagnostics) {
-			_ = cfg.WriteDiagnostics(a.stderr, cfg.Relocate(f.dir, diags), a.width(), a.colour(a.stderr))
-		},
+		Meter:  meter,
+		Report: func(cfg *hcl.Config, diags hcl2.Diagnostics) { found.report(cfg, cfg.Relocate(f.dir, diags)) },
 		Serving: func(worker net.Addr, api []string) {
+			found.serves()
 			fmt.Fprintf(a.stdout, "rouse serves workers on %s and the API on %s\n", worker, strings.Join(api, " and "))
 		}})
 }
+
+func (a *app) logsJSON(f *masterFlags) bool { return f.json || !isTerminal(a.stderr) }
 
 // logger logs for people on a terminal and for programs elsewhere.
 func (a *app) logger(f *masterFlags) (*slog.Logger, error) {
@@ -103,7 +111,7 @@ func (a *app) logger(f *masterFlags) (*slog.Logger, error) {
 	if err := level.UnmarshalText([]byte(f.level)); err != nil {
 		return nil, usagef("-log-level %s: it must be debug, info, warn or error", f.level)
 	}
-	if f.json || !isTerminal(a.stderr) {
+	if a.logsJSON(f) {
 		return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level})), nil
 	}
 	return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !a.colour(a.stderr)})), nil
