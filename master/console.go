@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
@@ -56,7 +54,7 @@ func (m *master) keepConsoleOf(ctx context.Context, b *core.Build, about core.Re
 		}
 		st.Logs = []string{logConsole}
 	}
-	st.Text = hideIn(consoleText(b.ID, about, st.Name, len(out) > 0, readErr), hide)
+	st.Text = steplog.NewMasker(hide).Text(consoleText(b.ID, about, st.Name, len(out) > 0, readErr))
 	return m.engine.Save(ctx, store.Tx{Time: now, Steps: []model.Step{st}})
 }
 
@@ -78,17 +76,6 @@ func (m *master) writeConsole(id steplog.ID, out []byte, hide [][]byte) error {
 		return err
 	}
 	return errors.Join(w.Write(proto.Stdout, out, int64(len(out))), w.Close())
-}
-
-// hideIn masks a text as a log is masked.
-func hideIn(text string, hide [][]byte) string {
-	hide = slices.SortedStableFunc(slices.Values(hide), func(a, b []byte) int { return len(b) - len(a) }) // one may contain another
-	for _, value := range hide {
-		if len(value) >= hcl.Masked {
-			text = strings.ReplaceAll(text, string(value), providers.Secret("").String())
-		}
-	}
-	return text
 }
 
 // consoleText says what went wrong and where to look, for people.

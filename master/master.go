@@ -159,7 +159,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Definitions: m.catalog, Vault: hidden{m.secrets, m}, Artifacts: filepath.Join(o.StateDir, first.cfg.Master.ArtifactsDir), Log: m.log})
 	m.notices = notify.New(notify.Options{Targets: m.targets, Log: m.log})
 	m.engine, err = engine.New(ctx, engine.Options{Store: m.store, Saved: saved, First: first.snap.Generation == 1 && first.snap.Summary == nil, Log: m.log, Builds: runner, Sessions: m.hub, Notify: m.notify,
-		Providers: m.opened, Describe: m.describe, Due: m.due, Console: m.keepConsole, Token: m.token, Hide: m.hide, Observe: m.observe()})
+		Providers: m.opened, Describe: m.describe, Due: m.due, Console: m.keepConsole, Token: m.token, Mask: m.mask, Observe: m.observe()})
 	if err != nil {
 		return err
 	}

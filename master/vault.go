@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/session"
+	"github.com/rouse-ci/rouse/master/steplog"
 )
 
 const (
@@ -210,9 +212,10 @@ type hidden struct {
 
 var _ build.Vault = hidden{}
 
-// hide is what the console of an instance may not show.
-func (m *master) hide(ctx context.Context, worker string, key model.InstanceKey) [][]byte {
-	return hidden{m.secrets, m}.Hidden(ctx, core.Build{Worker: worker, Instance: key, Generation: model.Generation(m.current.Load().gen)})
+// mask hides what the console of an instance may not show, by the rules of logs.
+func (m *master) mask(ctx context.Context, worker string, key model.InstanceKey, w io.Writer) (out io.Writer, flush func() error) {
+	hide := hidden{m.secrets, m}.Hidden(ctx, core.Build{Worker: worker, Instance: key, Generation: model.Generation(m.current.Load().gen)})
+	return steplog.NewMasker(hide).Stream(w)
 }
 
 // Hidden implements build.Vault: what the configuration in force and the build's own know, all secrets, and the token of the build's instance.

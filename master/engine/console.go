@@ -18,8 +18,7 @@ import (
 // consolePoll is how often a console is read anew whose provider cannot be followed.
 const consolePoll = 2 * time.Second
 
-// ReadConsole writes what an instance has printed; with follow, it goes on until the instance ends (nil) or ctx does. The instance's token is masked, and what
-// Options.Hide returns, also where it comes in pieces.
+// ReadConsole writes what an instance has printed; with follow, it goes on until the instance ends (nil) or ctx does. It is masked by Options.Mask.
 func (e *Engine) ReadConsole(ctx context.Context, key model.InstanceKey, follow bool, w io.Writer) error {
 	sn, err := e.Snapshot(ctx)
 	if err != nil {
@@ -45,14 +44,10 @@ func (e *Engine) ReadConsole(ctx context.Context, key model.InstanceKey, follow 
 	if c == nil {
 		return fmt.Errorf("console of instance %s: %w", key, errNoProvider)
 	}
-	var hide [][]byte
-	if e.o.Token != nil {
-		hide = append(hide, []byte(e.o.Token(key).Reveal()))
+	out, flush := w, func() error { return nil }
+	if e.o.Mask != nil {
+		out, flush = e.o.Mask(ctx, sn.Instances[at].Instance.Worker, key, w)
 	}
-	if e.o.Hide != nil {
-		hide = append(hide, e.o.Hide(ctx, sn.Instances[at].Instance.Worker, key)...)
-	}
-	out, flush := masked(w, hide)
 	err = c.showConsole(ctx, key, follow, out)
 	if flushErr := flush(); err == nil {
 		err = flushErr
@@ -126,55 +121,4 @@ func fresh(last, now []byte) []byte {
 		}
 	}
 	return now
-}
-
-// minHidden is the length in bytes from which on a value is masked: a shorter one would mask everything.
-const minHidden = 4
-
-// masked is a stream in which none of the values is seen. The longest is taken out first, since one may contain another. What is held back is written by flush.
-func masked(w io.Writer, values [][]byte) (out io.Writer, flush func() error) {
-	values = slices.SortedStableFunc(slices.Values(values), func(a, b []byte) int { return len(a) - len(b) })
-	var chain []*masker
-	for _, v := range values {
-		if len(v) >= minHidden {
-			m := &masker{w: w, token: v}
-			chain, w = append(chain, m), m
-		}
-	}
-	return w, func() error {
-		for _, m := range slices.Backward(chain) {
-			if err := m.flush(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-// masker hides a token in a stream, also where it comes in pieces: what may be its beginning is kept back until more has come.
-type masker struct {
-	w     io.Writer
-	token []byte
-	kept  []byte
-}
-
-func (m *masker) Write(b []byte) (int, error) {
-	text := append(m.kept, b...)
-	if len(m.token) == 0 {
-		_, err := m.w.Write(b)
-		return len(b), err
-	}
-	text = bytes.ReplaceAll(text, m.token, []byte(providers.Secret("").String()))
-	hold := min(len(m.token)-1, len(text))
-	for ; hold > 0 && !bytes.HasPrefix(m.token, text[len(text)-hold:]); hold-- {
-	}
-	m.kept = bytes.Clone(text[len(text)-hold:])
-	_, err := m.w.Write(text[:len(text)-hold])
-	return len(b), err
-}
-
-func (m *masker) flush() error {
-	_, err := m.w.Write(m.kept)
-	m.kept = nil
-	return err
 }

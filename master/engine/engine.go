@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -73,8 +74,9 @@ type Options struct {
 	// called on a goroutine of its own, and may block. It may be nil.
 	Console func(ctx context.Context, about core.ReadConsole, out []byte, err error)
 
-	// Hide returns what a console may not show beside that: what the instance was given in another way. It may block, and may be nil.
-	Hide func(ctx context.Context, worker string, key model.InstanceKey) [][]byte
+	// Mask hides in what is written to out what a console may not show: the instance's token, and what the instance was given in another way. flush lets out what
+	// is held back. It may block, and may be nil: then nothing is hidden.
+	Mask func(ctx context.Context, worker string, key model.InstanceKey, w io.Writer) (out io.Writer, flush func() error)
 
 	// Token is the credential of an instance's agent: wherever its provider says it, it is masked. It may be nil.
 	Token func(key model.InstanceKey) providers.Secret

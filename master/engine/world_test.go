@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"sync"
@@ -160,7 +161,7 @@ type world struct {
 	provider func() providers.Provider // nil: the cloud
 	spec     any
 	token    func(model.InstanceKey) providers.Secret
-	hide     func(ctx context.Context, worker string, key model.InstanceKey) [][]byte
+	mask     func(ctx context.Context, worker string, key model.InstanceKey, w io.Writer) (io.Writer, func() error)
 	console  func(context.Context, core.ReadConsole, []byte, error)
 
 	mu      sync.Mutex
@@ -204,7 +205,7 @@ func (w *world) open() {
 		provider = w.provider()
 	}
 	w.e, err = New(context.Background(), Options{Store: st, Saved: saved, Log: w.log, Builds: w, Sessions: w, Observe: w.obs,
-		Providers: map[string]Opened{"p": {Provider: provider, Limits: w.limits}}, Console: w.console, Token: w.token, Hide: w.hide,
+		Providers: map[string]Opened{"p": {Provider: provider, Limits: w.limits}}, Console: w.console, Token: w.token, Mask: w.mask,
 		Describe: func(worker string, key model.InstanceKey) (any, providers.Agent, error) {
 			if w.spec != nil {
 				return w.spec, providers.Agent{Name: worker}, nil

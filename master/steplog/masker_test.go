@@ -100,3 +100,21 @@ func TestASecretThatIsLearnedLateIsMaskedFromThenOn(t *testing.T) {
 		}
 	}
 }
+
+// A long secret is looked for in pieces, of which the last one may be too short to be looked for alone.
+func TestNoByteOfALongSecretIsSeen(t *testing.T) {
+	t.Parallel()
+	for n := maxPattern - 1; n <= 2*maxPattern+minSecret; n++ {
+		if n == maxPattern+minSecret+1 {
+			n = 2*maxPattern - 1
+		}
+		var secret strings.Builder
+		for i := 0; secret.Len() < n; i++ {
+			secret.WriteString(string(rune('A'+i%26)) + strings.Repeat("x", i%7))
+		}
+		whole := secret.String()[:n]
+		if got := NewMasker([][]byte{[]byte(whole)}).Text("<" + whole + ">"); strings.Trim(got, "<>") != strings.Repeat(masked, strings.Count(got, masked)) {
+			t.Errorf("%d bytes: %q", n, got)
+		}
+	}
+}
