@@ -218,7 +218,8 @@ func (m *master) mask(ctx context.Context, worker string, key model.InstanceKey,
 	return steplog.NewMasker(hide).Stream(w)
 }
 
-// Hidden implements build.Vault: what the configuration in force and the build's own know, all secrets, and the token of the build's instance.
+// Hidden implements build.Vault: what the configuration in force, the build's own, and earlier ones know, for the instance may be as old; all secrets; and the
+// token of the build's instance.
 func (h hidden) Hidden(ctx context.Context, b core.Build) (out [][]byte) {
 	var cfgs []*hcl.Config
 	if a := h.m.current.Load(); a != nil {
@@ -231,8 +232,15 @@ func (h hidden) Hidden(ctx context.Context, b core.Build) (out [][]byte) {
 		cfgs = append(cfgs, cfg)
 	}
 	for _, cfg := range cfgs {
-		out = append(out, cfg.Hidden(b.Worker)...)
 		h.refresh(ctx, cfg.Secrets)
+	}
+	for _, cfg := range h.m.catalog.Kept() {
+		if !slices.Contains(cfgs, cfg) {
+			cfgs = append(cfgs, cfg)
+		}
+	}
+	for _, cfg := range cfgs {
+		out = append(out, cfg.Hidden(b.Worker)...)
 	}
 	if b.Instance != "" {
 		out = append(out, []byte(session.Token(h.m.key, b.Instance).Reveal()))

@@ -171,6 +171,15 @@ func TestASecretThatWasRotatedStaysHidden(t *testing.T) {
 	}
 }
 
+// An instance is older than the configuration in force, and so may be the build on it: neither need be of the generation of the other.
+func TestAnOlderValueOfASensitiveVariableStaysHidden(t *testing.T) {
+	t.Parallel()
+	m, _, _ := vaultMaster(t)
+	if got := m.hides(core.Build{ID: 3, Builder: "b", Worker: "w", Generation: 2}); !slices.Contains(got, "hunter2-old") {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestASecretTooShortToBeMaskedIsWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	m, dir, log := vaultMaster(t)

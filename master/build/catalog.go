@@ -74,6 +74,16 @@ func (c *Catalog) Config(ctx context.Context, gen model.Generation) (*hcl.Config
 	return g.cfg, nil
 }
 
+// Kept returns the configurations that are parsed, the latest first: those of the last few generations, as they were when they were put into force.
+func (c *Catalog) Kept() (out []*hcl.Config) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, gen := range slices.Backward(slices.Sorted(maps.Keys(c.gens))) {
+		out = append(out, c.gens[gen].cfg)
+	}
+	return out
+}
+
 func (c *Catalog) generation(ctx context.Context, gen model.Generation) (*generation, error) {
 	c.mu.Lock()
 	g := c.gens[gen]
