@@ -25,6 +25,7 @@ const (
 	filesTimeout  = 5 * time.Second // how long a step waits until all secrets in files are read
 	maxOlder      = 8               // values of one secret, after rotations, that stay hidden
 	maxNews       = 64              // values that Since can tell without telling all
+	forgetAfter   = time.Minute     // how long a build's values are remembered after its end: its instance's console is read then, which takes seconds
 )
 
 // vault reads all secrets that the master itself uses, and remembers, in memory only, what no log may show: a secret that is no business of a build may be in
@@ -34,12 +35,18 @@ type vault struct {
 	turn chan struct{} // has an element while the files are read
 
 	mu      sync.Mutex
-	recents map[string]*recent         // by source
-	seen    map[string][][]byte        // values of each secret by its name, the latest last
-	builds  map[model.BuildID][][]byte // what running builds have read
-	short   map[string]bool            // names of secrets that were warned of
-	news    [][]byte                   // the values that came last
-	came    atomic.Uint64              // how many came until now
+	recents map[string]*recent  // by source
+	seen    map[string][][]byte // values of each secret by its name, the latest last
+	builds  map[model.BuildID]*readings
+	short   map[string]bool // names of secrets that were warned of
+	news    [][]byte        // the values that came last
+	came    atomic.Uint64   // how many came until now
+}
+
+// readings are what a build has read.
+type readings struct {
+	values [][]byte
+	ended  time.Time // zero while it runs
 }
 
 // recent is one secret. Its lock is held while it is read, which may take long: only those wait who want the same one.
@@ -51,7 +58,7 @@ type recent struct {
 }
 
 func newVault(log *slog.Logger) *vault {
-	return &vault{log: log, turn: make(chan struct{}, 1), recents: map[string]*recent{}, seen: map[string][][]byte{}, builds: map[model.BuildID][][]byte{},
+	return &vault{log: log, turn: make(chan struct{}, 1), recents: map[string]*recent{}, seen: map[string][][]byte{}, builds: map[model.BuildID]*readings{},
 		short: map[string]bool{}}
 }
 
@@ -176,23 +183,33 @@ func (v *vault) remembered() (out [][]byte) {
 	for _, all := range v.seen {
 		out = append(out, all...)
 	}
-	for _, all := range v.builds {
-		out = append(out, all...)
+	for b, r := range v.builds {
+		if !r.ended.IsZero() && time.Since(r.ended) > forgetAfter {
+			delete(v.builds, b)
+			continue
+		}
+		out = append(out, r.values...)
 	}
 	return out
 }
 
-// Learn implements build.Vault. The values of other secrets than commands' are known already, or will be; those of commands are known as long as the build runs.
+// Learn implements build.Vault. The values of other secrets than commands' are known already, or will be; those of commands are known as long as the build runs, and a little longer.
 func (v *vault) Learn(b model.BuildID, values [][]byte, lengths map[string]int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for name, n := range lengths {
 		v.warnShort(name, n)
 	}
+	r := v.builds[b]
+	if r == nil {
+		r = &readings{}
+		v.builds[b] = r
+	}
+	r.ended = time.Time{}
 	for _, value := range values {
-		if !slices.ContainsFunc(v.builds[b], func(have []byte) bool { return bytes.Equal(have, value) }) {
+		if !slices.ContainsFunc(r.values, func(have []byte) bool { return bytes.Equal(have, value) }) {
 			v.tell(value)
-			v.builds[b] = append(v.builds[b], value)
+			r.values = append(r.values, value)
 		}
 	}
 }
@@ -201,7 +218,10 @@ func (v *vault) Learn(b model.BuildID, values [][]byte, lengths map[string]int) 
 func (v *vault) Forget(b model.BuildID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.builds, b)
+	if r := v.builds[b]; r != nil {
+		r.ended = time.Now()
+	}
+	v.remembered() // drops those whose time is over
 }
 
 // hidden is the vault as builds see it.

@@ -76,7 +76,7 @@ type Vault interface {
 	// Since returns values that have come to be known since an earlier answer of it, and what to ask with next time. It is asked for each piece of output, and only
 	// returns what is in memory.
 	Since(heard uint64) (values [][]byte, now uint64)
-	// Learn tells what a step has read; other builds hide that, too, until Forget is called for the build. The lengths are those of the secrets' values, by name.
+	// Learn tells what a step has read; other builds hide that, too, until a little after Forget is called for the build. The lengths are those of the secrets' values, by name.
 	Learn(b model.BuildID, values [][]byte, lengths map[string]int)
 	Forget(b model.BuildID)
 }
