@@ -155,6 +155,27 @@ func TestWaitingOutlastsARestartOfTheMaster(t *testing.T) {
 	}
 }
 
+func TestALogDrivesNoTerminal(t *testing.T) {
+	t.Parallel()
+	const line = "\x1b]0;title\x07\x1b[1;31mred\x1b[0m\x1b[2J\x1b]52;c;cHduZWQ=\x07\x1b]0;\x1b[31mnot a title\tend\u009b2J\x1b[0m"
+	const bare = "rednot a title\tend"
+	for styles, want := range map[bool]string{true: "\x1b[1;31mred\x1b[0m\x1b[31mnot a title\tend\x1b[0m", false: bare} {
+		if got := visible(line, styles); got != want {
+			t.Errorf("styles %v: %q", styles, got)
+		}
+	}
+	for terminal, want := range map[bool]string{true: bare + "\n", false: line + "\n"} { // a file has what was printed
+		var out bytes.Buffer
+		p := &logPrinter{s: &session{app: &app{stdout: &out, noColor: true}}, w: bufio.NewWriter(&out), terminal: terminal}
+		if err := p.line(logLine{Line: api.Line{Stream: "stdout", Text: line}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.w.Flush(); err != nil || out.String() != want {
+			t.Errorf("terminal %v: %v, %q", terminal, err, out.String())
+		}
+	}
+}
+
 func TestFollowingALogGoesOnWhereItBrokeOff(t *testing.T) {
 	t.Parallel()
 	real := allowed(apitest.New())

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,7 +62,8 @@ its text ("t").`,
 		if err != nil {
 			return err
 		}
-		p := &logPrinter{s: s, w: bufio.NewWriter(s.stdout), stream: o.stream, build: model.BuildID(id)}
+		p := s.newLogPrinter(model.BuildID(id))
+		p.stream = o.stream
 		if len(given) == 2 {
 			return s.stepLog(ctx, p, given[1], o)
 		}
@@ -93,6 +96,12 @@ type logPrinter struct {
 	stream string
 	titles bool // name each step before its lines
 	build  model.BuildID
+
+	terminal bool // nothing but styles may drive it; a file or a pipe gets what the build has printed
+}
+
+func (s *session) newLogPrinter(build model.BuildID) *logPrinter {
+	return &logPrinter{s: s, w: bufio.NewWriter(s.stdout), build: build, terminal: isTerminal(s.stdout)}
 }
 
 func (p *logPrinter) title(st api.Step) {
@@ -113,9 +122,13 @@ func (p *logPrinter) line(l logLine) error {
 	if p.stream != "" && l.Stream != p.stream {
 		return nil
 	}
-	switch {
-	case p.s.json:
+	if p.s.json {
 		return json.NewEncoder(p.w).Encode(l)
+	}
+	if p.terminal {
+		l.Text = visible(l.Text, p.s.colour(p.s.stdout))
+	}
+	switch {
 	case l.Stream == "stderr":
 		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "31", l.Text))
 	case l.Stream == "header":
@@ -124,6 +137,24 @@ func (p *logPrinter) line(l logLine) error {
 		fmt.Fprintln(p.w, l.Text)
 	}
 	return nil
+}
+
+// style is a sequence that sets colours and the like (ECMA-48, 8.3.117): the only one that a log may send to a terminal.
+var style = regexp.MustCompile("\x1b\\[[0-9;:]*m")
+
+// visible is a line of a log without what would drive a terminal: a build may be made of a stranger's text.
+func visible(line string, styles bool) string {
+	var b strings.Builder
+	if styles {
+		for _, at := range style.FindAllString(line, -1) {
+			before, after, _ := strings.Cut(line, at)
+			b.WriteString(plain(before))
+			b.WriteString(at)
+			line = after
+		}
+	}
+	b.WriteString(plain(line))
+	return b.String()
 }
 
 // read prints one log of a step: what is there in pages, or with follow as it comes.
@@ -323,7 +354,8 @@ func (f *follower) follow(ctx context.Context, build model.BuildID) {
 	_ = f.wait() // the earlier attempt has ended
 	ctx, cancel := context.WithCancel(ctx)
 	f.build, f.cancel, f.ended = build, cancel, make(chan error, 1)
-	p := &logPrinter{s: f.s, w: bufio.NewWriter(f.s.stdout), titles: true, build: build}
+	p := f.s.newLogPrinter(build)
+	p.titles = true
 	go func() { f.ended <- f.s.buildLogs(ctx, p, &logOptions{follow: true, log: stdio}) }()
 }
 
