@@ -48,7 +48,7 @@ func newBuildsCmd(a *app) *cobra.Command {
 			}
 			t.head("BUILD", "BUILDER", "WORKER", "RESULT", "STARTED", "TOOK", "TEXT")
 			for _, b := range out.Builds {
-				t.row(b.ID, b.Builder, b.Worker, outcome(b.Result, b.Phase.String()), clock(b.AssignedAt), human(b.Duration), cmp.Or(b.Text, b.Waits))
+				t.row(b.ID, b.Builder, b.Worker, outcome(b.Result, b.Phase.String()), clock(b.AssignedAt), human(b.Duration), cmp.Or(why(b.Result, b.Text), b.Waits))
 			}
 		})
 	})
@@ -84,7 +84,7 @@ func newBuildCmd(a *app) *cobra.Command {
 
 func showBuild(t *table, b api.BuildDetail) {
 	t.line("Build %d of %s: %s", b.ID, b.Builder, outcome(b.Result, b.Phase.String()))
-	t.pair("text", cmp.Or(b.Text, b.Waits))
+	t.pair("text", cmp.Or(why(b.Result, b.Text), b.Waits))
 	t.pair("requests", numbers(b.Requests))
 	t.pair("attempt", b.Attempt)
 	t.pair("reason", b.Reason)

@@ -114,7 +114,7 @@ func (s *session) verdict(r api.Request) string {
 		text += " after " + human(r.FinishedAt.Sub(r.SubmittedAt).Seconds())
 	}
 	if r.Text != "" {
-		text += " (" + r.Text + ")"
+		text += " (" + why(r.Result, r.Text) + ")"
 	}
 	return text
 }

@@ -114,6 +114,9 @@ func money(v float64) string {
 	return strconv.FormatFloat(v, 'f', 4, 64)
 }
 
+// why is the text of what has a result, without the result where the text begins with it: that is shown beside it.
+func why(r model.Result, text string) string { return strings.TrimPrefix(text, r.String()+": ") }
+
 // outcome is a result, or the phase of what has none yet.
 func outcome(r model.Result, phase string) string {
 	if r == model.NoResult {

@@ -189,7 +189,12 @@ func (w *World) advance(r *model.Request, look int) {
 		b.Phase, b.StartedAt, b.FinishedAt, b.Result = model.BuildDone, Now, Now, w.Result
 		st.FinishedAt, st.Result = Now, w.Result
 		w.steps[b.ID] = []model.Step{st}
-		r.State, r.Result, r.FinishedAt, r.Text = model.RequestDone, w.Result, Now, "build "+w.Result.String()
+		text := "build " + w.Result.String()
+		if w.Result != model.Success {
+			text = w.Result.String() + ": 'greet' failed (exit 1)" // as the runner tells it
+		}
+		b.Text = text
+		r.State, r.Result, r.FinishedAt, r.Text = model.RequestDone, w.Result, Now, text
 	default:
 		return
 	}
