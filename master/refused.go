@@ -103,6 +103,9 @@ func lockedText(err error) string { return "its password cannot be read: " + err
 
 // readPasswords tells whoever reads the log which workers cannot attach, and notes it with each.
 func (m *master) readPasswords(cfg *hcl.Config) {
+	if m.current.Load().cfg != cfg { // another one was put into force, and is read for itself
+		return
+	}
 	standard := map[string]bool{}
 	by := map[string][]*hcl.Worker{}
 	for i := range cfg.Workers {
@@ -114,23 +117,26 @@ func (m *master) readPasswords(cfg *hcl.Config) {
 	m.refused.keep(standard)
 	for _, name := range slices.Sorted(maps.Keys(by)) {
 		_, err := m.secrets.recent(*by[name][0].Password)
-		if m.current.Load().cfg != cfg { // another one was put into force, and is read for itself
+		if m.current.Load().cfg != cfg { // meanwhile
 			return
 		}
 		m.unreadable(by[name], err)
 	}
 }
 
-// lockedOut are the findings of a plan about passwords that cannot be read where that can be known without running anything.
+// lockedOut are the findings of a plan about passwords that cannot be read where that can be known without running anything, and soon. They are not remembered:
+// a plan changes nothing.
 func (m *master) lockedOut(ctx context.Context, cfg *hcl.Config) (out []plan.Finding) {
+	ctx, cancel := context.WithTimeout(ctx, filesTimeout) // for all
+	defer cancel()
 	seen := map[string]bool{}
 	for i := range cfg.Workers {
 		w := &cfg.Workers[i]
-		if w.Password == nil || len(w.Password.Command) > 0 || seen[w.Password.Name] {
+		if w.Password == nil || len(w.Password.Command) > 0 || seen[w.Password.Name] || ctx.Err() != nil {
 			continue
 		}
 		seen[w.Password.Name] = true
-		if _, err := within(ctx, filesTimeout, func(ctx context.Context) ([]byte, error) { return m.secrets.now(ctx, *w.Password) }); err != nil {
+		if _, err := within(ctx, filesTimeout, func(ctx context.Context) ([]byte, error) { return w.Password.Read(ctx) }); err != nil {
 			out = append(out, plan.Finding{Worker: w.Name, Finding: providers.Finding{Spec: -1, Summary: "A worker's password cannot be read",
 				Detail: "No agent can attach as it: " + err.Error()}})
 		}

@@ -110,4 +110,7 @@ func TestAPlanWarnsOfPasswordsThatCannotBeRead(t *testing.T) {
 	if len(got) != 1 || got[0].Worker != "shut-1" || got[0].Fatal || !strings.Contains(got[0].Detail, file) {
 		t.Errorf("%+v", got)
 	}
+	if n := len(m.secrets.values()); n > 0 {
+		t.Errorf("a plan has changed what logs hide: %d values", n)
+	}
 }
