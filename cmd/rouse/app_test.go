@@ -155,6 +155,21 @@ func TestWaitingOutlastsARestartOfTheMaster(t *testing.T) {
 	}
 }
 
+func TestAConsoleWithNothingOnItIsNoError(t *testing.T) {
+	t.Parallel()
+	real := allowed(apitest.New())
+	s, out, errs := against(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/console") {
+			rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			return
+		}
+		real.ServeHTTP(rw, r)
+	}))
+	if err := s.console(t.Context(), "linux-1", false); err != nil || out.Len() > 0 || !strings.HasPrefix(errs.String(), "Instance abc-linux-1-2 has printed nothing so far") {
+		t.Errorf("%v, %q, %q", err, out, errs)
+	}
+}
+
 func TestALogDrivesNoTerminal(t *testing.T) {
 	t.Parallel()
 	const line = "\x1b]0;title\x07\x1b[1;31mred\x1b[0m\x1b[2J\x1b]52;c;cHduZWQ=\x07\x1b]0;\x1b[31mnot a title\tend\u009b2J\x1b[0m"

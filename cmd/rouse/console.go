@@ -35,28 +35,46 @@ or by its worker. Its token is masked. What an instance printed that has failed 
 		if s.json {
 			return usagef("what an instance prints is text: there is no -json")
 		}
-		const all = 1000
-		key := given[0]
-		var out api.InstanceList
-		if err := s.Get(ctx, "/instances", url.Values{"limit": {strconv.Itoa(all)}}, &out); err != nil {
-			return err
-		}
-		for _, in := range out.Instances {
-			if in.Worker == given[0] {
-				key = string(in.Key)
-			}
-		}
-		if len(out.Instances) < all && !slices.ContainsFunc(out.Instances, func(in api.Instance) bool { return string(in.Key) == key }) {
-			return s.noInstance(ctx, key)
-		}
-		query := url.Values{}
-		if follow {
-			query.Set("follow", "true")
-		}
-		return s.Copy(ctx, "/instances/"+url.PathEscape(key)+"/console", query, &plainText{w: s.stdout})
+		return s.console(ctx, given[0], follow)
 	})
 	_ = c.Flags().MarkHidden("json") // it came with what all clients have
 	return c
+}
+
+// console prints the console of the living instance that is called so, or whose worker is.
+func (s *session) console(ctx context.Context, name string, follow bool) error {
+	const all = 1000
+	key := name
+	var out api.InstanceList
+	if err := s.Get(ctx, "/instances", url.Values{"limit": {strconv.Itoa(all)}}, &out); err != nil {
+		return err
+	}
+	for _, in := range out.Instances {
+		if in.Worker == name {
+			key = string(in.Key)
+		}
+	}
+	if len(out.Instances) < all && !slices.ContainsFunc(out.Instances, func(in api.Instance) bool { return string(in.Key) == key }) {
+		return s.noInstance(ctx, key)
+	}
+	query := url.Values{}
+	if follow {
+		query.Set("follow", "true")
+	}
+	var printed counter
+	err := s.Copy(ctx, "/instances/"+url.PathEscape(key)+"/console", query, io.MultiWriter(&printed, &plainText{w: s.stdout}))
+	if err == nil && printed == 0 {
+		fmt.Fprintf(s.stderr, "Instance %s has printed nothing so far, or its provider does not have it yet.\n", clean(key))
+	}
+	return err
+}
+
+// counter counts bytes.
+type counter int
+
+func (n *counter) Write(b []byte) (int, error) {
+	*n += counter(len(b))
+	return len(b), nil
 }
 
 // noInstance says what is wrong with a name that none of the living instances has, nor their workers.

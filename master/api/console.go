@@ -63,6 +63,8 @@ func (s *Server) readConsole(ctx context.Context, in *struct {
 		case err != nil && r.Context().Err() == nil:
 			s.o.Log.Debug("reading a console ended", "instance", in.Key, "err", err)
 			panic(http.ErrAbortHandler) // the client must not take a part for the whole
+		case err == nil:
+			out.begin() // nothing was printed, and that is an answer, too
 		}
 	}}, nil
 }
@@ -82,14 +84,19 @@ type lateWriter struct {
 	begun bool
 }
 
-func (l *lateWriter) Write(p []byte) (int, error) {
-	if !l.begun {
-		l.begun = true
-		// What a machine prints is hostile: no browser shall take it for a page.
-		l.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		l.w.Header().Set("X-Content-Type-Options", "nosniff")
-		l.w.Header().Set("Content-Security-Policy", "default-src 'none'; sandbox")
+func (l *lateWriter) begin() {
+	if l.begun {
+		return
 	}
+	l.begun = true
+	// What a machine prints is hostile: no browser shall take it for a page.
+	l.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	l.w.Header().Set("X-Content-Type-Options", "nosniff")
+	l.w.Header().Set("Content-Security-Policy", "default-src 'none'; sandbox")
+}
+
+func (l *lateWriter) Write(p []byte) (int, error) {
+	l.begin()
 	_ = l.rc.SetWriteDeadline(time.Now().Add(writeLimit))
 	n, err := l.w.Write(p)
 	if err == nil {

@@ -20,11 +20,15 @@ import (
 type consoleWorld struct {
 	*apitest.World
 	quiet bool // the console goes on, and nothing more is printed
+	empty bool // nothing is printed at all
 }
 
 func (w consoleWorld) ReadConsole(ctx context.Context, key model.InstanceKey, follow bool, out io.Writer) error {
 	if key != "abc-linux-1-2" {
 		return fmt.Errorf("console of instance %s: %w", key, store.ErrNotFound)
+	}
+	if w.empty {
+		return nil
 	}
 	_, err := fmt.Fprintf(out, "booting\nfollow %v\n", follow)
 	if w.quiet && follow && err == nil {
@@ -46,6 +50,16 @@ func TestConsoleIsStreamed(t *testing.T) {
 	}
 	var out bytes.Buffer
 	if err := c.Copy(t.Context(), "/instances/gone/console", nil, &out); err == nil || !strings.Contains(err.Error(), "no instance gone") || out.Len() > 0 {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}
+
+func TestAnEmptyConsoleIsAnAnswer(t *testing.T) {
+	t.Parallel()
+	w := consoleWorld{World: apitest.New(), empty: true}
+	c := local(t, w.World, func(o *api.Options) { o.Engine = w })
+	var out bytes.Buffer
+	if err := c.Copy(t.Context(), "/instances/abc-linux-1-2/console", nil, &out); err != nil || out.Len() > 0 {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 }
