@@ -99,6 +99,25 @@ func workerNames(ctx context.Context, c *api.Client, _ []string) (out []string, 
 	return out, err
 }
 
+// blocksAndWorkers are the names that orders take: those of blocks with a count, each before its workers, and of workers.
+func blocksAndWorkers(ctx context.Context, c *api.Client, _ []string) (out []string, err error) {
+	var l api.WorkerList
+	err = c.Get(ctx, "/workers", nil, &l)
+	size := map[string]int{}
+	for i := range l.Workers {
+		size[l.Workers[i].Pool]++
+	}
+	last := ""
+	for _, w := range l.Workers {
+		if w.Pool != "" && w.Pool != last {
+			out = append(out, cobra.CompletionWithDesc(w.Pool, "all "+plural(size[w.Pool], "worker")))
+		}
+		last = w.Pool
+		out = append(out, cobra.CompletionWithDesc(w.Name, w.State))
+	}
+	return out, err
+}
+
 func forceSchedulers(ctx context.Context, c *api.Client, _ []string) (out []string, err error) {
 	var l api.SchedulerList
 	err = c.Get(ctx, "/schedulers", nil, &l)

@@ -20,9 +20,7 @@ func newOrderCmd(a *app, verb, short, long string, withReason bool) *cobra.Comma
 		Long:    long + "\n\nThe name of a worker block with a count stands for all of its workers.",
 		Example: fmt.Sprintf("  rouse %s linux-1\n  rouse %s linux mac-mini        # all of block linux, and another one", verb, verb),
 		Args:    args(cobra.MinimumNArgs(1)),
-		ValidArgsFunction: func(c *cobra.Command, given []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			return a.complete(workerNames)(c, nil, word)
-		},
+		ValidArgsFunction: a.value(blocksAndWorkers), // however many came before
 	}
 	if withReason {
 		c.Flags().StringVar(&reason, "reason", "", "`TEXT` that tells people why")
