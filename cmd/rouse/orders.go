@@ -15,11 +15,11 @@ import (
 func newOrderCmd(a *app, verb, short, long string, withReason bool) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use:     verb + " WORKER...",
-		Short:   short,
-		Long:    long + "\n\nThe name of a worker block with a count stands for all of its workers.",
-		Example: fmt.Sprintf("  rouse %s linux-1\n  rouse %s linux mac-mini        # all of block linux, and another one", verb, verb),
-		Args:    args(cobra.MinimumNArgs(1)),
+		Use:               verb + " WORKER...",
+		Short:             short,
+		Long:              long + "\n\nThe name of a worker block with a count stands for all of its workers.",
+		Example:           fmt.Sprintf("  rouse %s linux-1\n  rouse %s linux mac-mini        # all of block linux, and another one", verb, verb),
+		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.value(blocksAndWorkers), // however many came before
 	}
 	if withReason {
