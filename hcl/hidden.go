@@ -15,8 +15,8 @@ import (
 const Masked = 4
 
 // Hidden returns what the log of no build on a worker may show, whatever its steps use: the values of all sensitive variables, for its builders' and its instance's
-// environment may have them, and what the worker's provider and instance blocks, and the functions in them, make of them, if that does not hold them as they are (after
-// base64encode, say). Secrets, which only steps can use, are not among it.
+// environment may have them, and what local values, the worker's provider and instance blocks, and the functions in these make of them, if that does not hold them
+// as they are (after base64encode, say). Secrets, which only steps can use, are not among it.
 func (c *Config) Hidden(worker string) [][]byte {
 	values := c.sensitiveTexts()
 	if len(values) == 0 {
@@ -26,6 +26,10 @@ func (c *Config) Hidden(worker string) [][]byte {
 	for _, v := range values {
 		out = append(out, []byte(v))
 	}
+	var made []string
+	if locals, ok := c.root("local"); ok {
+		made = markedTexts(locals)
+	}
 	var w *Worker
 	for i := range c.Workers { // there may be many, and they are large
 		if c.Workers[i].Name == worker {
@@ -33,13 +37,12 @@ func (c *Config) Hidden(worker string) [][]byte {
 		}
 	}
 	if w == nil {
-		return out
+		return derived(out, made)
 	}
 	ctx := c.env.ctx
 	if n, err := strconv.Atoi(strings.TrimPrefix(w.Name, w.Pool+"-")); w.Pool != "" && err == nil {
 		ctx = withCount(ctx, n-1)
 	}
-	var made []string
 	for _, body := range []hcl2.Body{c.bodies["provider."+w.Provider], c.bodies["worker."+w.Name]} {
 		for _, e := range expressionsOf(body, c.madeFromSecrets) {
 			if v, diags := e.Value(ctx); !diags.HasErrors() { // it was decoded: something else of it is not known here
