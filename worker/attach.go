@@ -124,16 +124,26 @@ func (a *Agent) dial(ctx context.Context, alive func()) (ws *websocket.Conn, ext
 
 // unreachable says why a connection was not made, and what to look at.
 func (a *Agent) unreachable(err error, resp *http.Response) error {
+	at := a.master()
 	var ue *url.Error
 	switch {
 	case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
-		return fmt.Errorf("%s answered %s instead of opening a WebSocket: is it the worker port of a master? Its API has another one", a.cfg.Master, resp.Status)
+		return fmt.Errorf("%s answered %s instead of opening a WebSocket: is it the worker port of a master? Its API has another one", at, resp.Status)
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return fmt.Errorf("the master at %s does not speak TLS: use ws:// instead of wss://", a.cfg.Master)
+		return fmt.Errorf("the master at %s does not speak TLS: use ws:// instead of wss://", at)
 	case errors.As(err, &ue):
-		return fmt.Errorf("no master answers at %s: %w", a.cfg.Master, ue.Err)
+		return fmt.Errorf("no master answers at %s: %w", at, ue.Err)
 	}
-	return fmt.Errorf("no master answers at %s: %w", a.cfg.Master, err)
+	return fmt.Errorf("no master answers at %s: %w", at, err)
+}
+
+// master is the master's URL for people: somebody may have put a password into it.
+func (a *Agent) master() string {
+	u, err := url.Parse(a.cfg.Master)
+	if err != nil {
+		return "its URL"
+	}
+	return u.Redacted()
 }
 
 // session is the agent's side of one link.
@@ -158,7 +168,7 @@ func (s *session) hello(orphan *orphan) error {
 		return err
 	}
 	orphan.stop()
-	s.log.Info("attached", "master", s.cfg.Master, "commands", len(h.Commands))
+	s.log.Info("attached", "master", s.master(), "commands", len(h.Commands))
 	return nil
 }
 

@@ -20,9 +20,10 @@ func TestWhyThereIsNoConnectionIsSaidInWords(t *testing.T) {
 	gone.Close()
 	at := func(s *httptest.Server) string { return strings.TrimPrefix(s.URL, "http://") }
 	for url, want := range map[string]string{
-		"ws://" + at(plain):  "ws://" + at(plain) + " answered 404 Not Found instead of opening a WebSocket: is it the worker port of a master? Its API has another one",
-		"wss://" + at(plain): "the master at wss://" + at(plain) + " does not speak TLS: use ws:// instead of wss://",
-		"ws://" + at(gone):   "no master answers at ws://" + at(gone) + ": dial tcp " + at(gone) + ": connect: connection refused",
+		"ws://" + at(plain):     "ws://" + at(plain) + " answered 404 Not Found instead of opening a WebSocket: is it the worker port of a master? Its API has another one",
+		"wss://" + at(plain):    "the master at wss://" + at(plain) + " does not speak TLS: use ws:// instead of wss://",
+		"ws://u:pw@" + at(gone): "no master answers at ws://u:xxxxx@" + at(gone) + ": dial tcp " + at(gone) + ": connect: connection refused", // a name and a password do not belong there
+		"ws://" + at(gone):      "no master answers at ws://" + at(gone) + ": dial tcp " + at(gone) + ": connect: connection refused",
 	} {
 		a := &Agent{cfg: Config{Master: url, Name: "w", Secret: "s"}}
 		if _, _, err := a.dial(t.Context(), func() {}); err == nil || err.Error() != want {
