@@ -385,3 +385,9 @@ func sightState(s providers.State) core.SightState {
 	}
 	return core.SightPending
 }
+
+func (c *caller) retired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}

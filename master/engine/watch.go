@@ -135,6 +135,9 @@ func (c *caller) askRooms() {
 		if a.result.Class != core.OpOK {
 			ev.Error, ev.Rooms = a.result.Class.String()+": "+clip(a.result.Detail), nil
 		}
+		if c.retired() { // another one has been asked, and may have answered
+			ev.Error, ev.Rooms = "the provider was replaced", nil
+		}
 		return ev
 	}})
 }

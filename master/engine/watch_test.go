@@ -12,6 +12,7 @@ import (
 
 	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/store"
 	"github.com/rouse-ci/rouse/providers"
 	"github.com/rouse-ci/rouse/providers/fake"
 )
@@ -233,5 +234,46 @@ func TestRequestsWaitForRoomAndNothingIsOvercommitted(t *testing.T) {
 			t.Errorf("at most %d instances at once, want 4, and no failure: %+v", most.Load(), sn.Workers)
 		}
 		w.stop(core.StopDrain)
+	})
+}
+
+// limited has so many places, and says so when it is let.
+type limited struct {
+	*cloud
+	slots int
+	let   chan struct{}
+}
+
+func (p *limited) Rooms(context.Context) ([]providers.Room, error) {
+	<-p.let
+	return providers.Limit(p.slots).Rooms(context.Background())
+}
+
+// A call may wait in a queue while its provider is replaced: then the limit that was would be in force until the next sweep.
+func TestWhatAProviderThatWasReplacedSaysOfItsRoomsIsNotHeard(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		old, next := &limited{w.cloud, 3, make(chan struct{})}, &limited{w.cloud, 7, make(chan struct{})}
+		w.provider = func() providers.Provider { return old }
+		w.start()
+		slots := func() int {
+			synctest.Wait()
+			if rooms := w.snapshot().Providers[0].Rooms; len(rooms) == 1 {
+				return rooms[0].Slots
+			}
+			return -1
+		}
+		w.cfg.Generation++
+		if err := w.e.ApplyWith(t.Context(), w.cfg, store.ConfigSnapshot{Generation: w.cfg.Generation}, map[string]Opened{"p": {Provider: next}}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		close(next.let)
+		if n := slots(); n != 7 {
+			t.Errorf("%d slots, want 7", n)
+		}
+		close(old.let)
+		if n := slots(); n != 7 {
+			t.Errorf("%d slots after the old provider has answered, want 7", n)
+		}
+		w.stop(core.StopKeep)
 	})
 }
