@@ -155,6 +155,36 @@ func TestWaitingOutlastsARestartOfTheMaster(t *testing.T) {
 	}
 }
 
+func TestAQuestionEndsWithAnInterrupt(t *testing.T) {
+	t.Parallel()
+	silent, quiet := io.Pipe() // somebody who never answers
+	defer quiet.Close()
+	ctx, interrupt := context.WithCancel(t.Context())
+	a := &app{stdin: silent, stderr: io.Discard}
+	ended := make(chan error, 1)
+	go func() {
+		agreed, err := a.agree(ctx, "Destroy 1 instance? ", "yes")
+		if agreed {
+			err = errors.New("nobody has agreed")
+		}
+		ended <- err
+	}()
+	interrupt()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestOnlyTheAnswerAgrees(t *testing.T) {
+	t.Parallel()
+	for typed, want := range map[string]bool{"yes\n": true, " yes \n": true, "yes": true, "y\n": false, "YES\n": false, "\n": false, "": false, "yes please\n": false} {
+		a := &app{stdin: strings.NewReader(typed), stderr: io.Discard}
+		if agreed, err := a.agree(t.Context(), "? ", "yes"); err != nil || agreed != want {
+			t.Errorf("%q: %v, %v", typed, agreed, err)
+		}
+	}
+}
+
 func TestAConsoleWithNothingOnItIsNoError(t *testing.T) {
 	t.Parallel()
 	real := allowed(apitest.New())

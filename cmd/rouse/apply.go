@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -232,22 +233,30 @@ func (s *session) approve(ctx context.Context) error {
 		return &exitError{code: 1, msg: "There is no terminal to ask at: say -auto-approve. Nothing was changed."}
 	}
 	fmt.Fprintf(s.stdout, "\n%s\n  Only 'yes' will be accepted to approve.\n\n  %s ", s.paint(s.stdout, "1", "Do you want to do this?"), s.paint(s.stdout, "1", "Enter a value:"))
+	switch line, err := s.answer(ctx, s.stdout); {
+	case err != nil:
+		return &exitError{code: 130, msg: "Interrupted. Nothing was changed."}
+	case line != "yes":
+		return &exitError{code: 1, msg: "Not approved. Nothing was changed."}
+	}
+	return nil
+}
+
+// answer is the line that a person types, of 1000 bytes at most, or "". The error says that the program was interrupted instead.
+func (a *app) answer(ctx context.Context, out io.Writer) (string, error) {
 	answer := make(chan string, 1)
 	go func() { // may wait for ever for a line that does not come
-		line, err := bufio.NewReader(s.stdin).ReadString('\n')
+		line, err := bufio.NewReader(io.LimitReader(a.stdin, 1000)).ReadString('\n')
 		if err != nil { // Ctrl-D leaves the cursor behind the question
-			fmt.Fprintln(s.stdout)
+			fmt.Fprintln(out)
 		}
 		answer <- line
 	}()
 	select {
 	case line := <-answer:
-		if strings.TrimSpace(line) == "yes" {
-			return nil
-		}
-		return &exitError{code: 1, msg: "Not approved. Nothing was changed."}
+		return strings.TrimSpace(line), nil
 	case <-ctx.Done():
-		fmt.Fprintln(s.stdout)
-		return &exitError{code: 130, msg: "Interrupted. Nothing was changed."}
+		fmt.Fprintln(out)
+		return "", ctx.Err()
 	}
 }

@@ -39,8 +39,11 @@ func TestScript(t *testing.T) {
 					w.Result = model.Failure
 				}
 			}
-			if filepath.Base(e.WorkDir) == "script-reap" {
+			switch filepath.Base(e.WorkDir) {
+			case "script-reap":
 				w.AddStrays()
+			case "script-reap_blind":
+				w.Live.Providers[0].LastListErr = "connection refused"
 			}
 			ctx, cancel := context.WithCancel(context.Background())
 			ended := make(chan error, 1)

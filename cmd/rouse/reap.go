@@ -1,15 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -177,13 +176,13 @@ func (a *app) reapWith(ctx context.Context, o *reapOptions, r reaping, provider,
 		}
 	}
 	var failed error
-	if agreed, err := a.mayReap(o, sure, owner); err != nil {
+	if agreed, err := a.mayReap(ctx, o, sure, owner); err != nil {
 		return err
 	} else if agreed {
 		out.Destroyed, failed = a.destroyAll(ctx, r, sure)
 	}
 	for _, st := range sure {
-		if !contains(out.Destroyed, st.Instance) {
+		if !slices.Contains(out.Destroyed, st.Instance) {
 			out.Left = append(out.Left, st.Instance)
 		}
 	}
@@ -203,23 +202,18 @@ func (a *app) reapWith(ctx context.Context, o *reapOptions, r reaping, provider,
 	return exit(code)
 }
 
-func contains(list []model.InstanceKey, key model.InstanceKey) bool {
-	for _, k := range list {
-		if k == key {
-			return true
-		}
-	}
-	return false
-}
-
 func (a *app) showStrays(list api.StrayList) error {
 	t := newTable(a)
 	if len(list.Strays) == 0 {
-		names := make([]string, len(list.Providers))
-		for i, p := range list.Providers {
-			names[i] = p.Name
+		var names []string
+		for _, p := range list.Providers {
+			if p.Error == "" { // else nobody knows what it holds
+				names = append(names, p.Name)
+			}
 		}
-		t.line("Every instance with this master's tag is in its records (%s).", strings.Join(names, ", "))
+		if len(names) > 0 {
+			t.line("Every instance with this master's tag is in its records (%s).", strings.Join(names, ", "))
+		}
 		return t.flush()
 	}
 	t.head("PROVIDER", "INSTANCE", "ID", "STATE", "AGE", "NOTE")
@@ -237,7 +231,7 @@ func (a *app) showStrays(list api.StrayList) error {
 }
 
 // mayReap asks whether to destroy.
-func (a *app) mayReap(o *reapOptions, sure []api.Stray, owner string) (bool, error) {
+func (a *app) mayReap(ctx context.Context, o *reapOptions, sure []api.Stray, owner string) (bool, error) {
 	switch {
 	case len(sure) == 0 || o.dry:
 		return false, nil
@@ -247,23 +241,20 @@ func (a *app) mayReap(o *reapOptions, sure []api.Stray, owner string) (bool, err
 		fmt.Fprintln(a.stderr, "Nothing is destroyed: nobody can be asked here. To destroy without asking: -auto-approve. To list only: -dry-run.")
 		return false, nil
 	case owner != "":
-		return agree(a.stdin, a.stderr, fmt.Sprintf("\nALL %d instances above are destroyed, with whatever runs on them. No record can spare one, and a master with this owner that runs elsewhere loses its builds.\nType the owner to destroy them: ", len(sure)), owner)
+		return a.agree(ctx, fmt.Sprintf("\nALL %d instances above are destroyed, with whatever runs on them. No record can spare one, and a master with this owner that runs elsewhere loses its builds.\nType the owner to destroy them: ", len(sure)), owner)
 	}
-	return agree(a.stdin, a.stderr, fmt.Sprintf("\nDestroy %s? Only \"yes\" is taken for it: ", plural(len(sure), "instance")), "yes")
+	return a.agree(ctx, fmt.Sprintf("\nDestroy %s? Only \"yes\" is taken for it: ", plural(len(sure), "instance")), "yes")
 }
 
 // agree asks, and says whether the answer is the one that agrees. Whatever else is typed, or nothing, is no.
-func agree(in io.Reader, out io.Writer, question, answer string) (bool, error) {
-	fmt.Fprint(out, question)
-	line, err := bufio.NewReader(io.LimitReader(in, 1000)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	if strings.TrimSpace(line) == answer {
+func (a *app) agree(ctx context.Context, question, answer string) (bool, error) {
+	fmt.Fprint(a.stderr, question)
+	line, err := a.answer(ctx, a.stderr)
+	if err == nil && line == answer {
 		return true, nil
 	}
-	fmt.Fprintln(out, "Nothing is destroyed.")
-	return false, nil
+	fmt.Fprintln(a.stderr, "Nothing is destroyed.")
+	return false, err
 }
 
 // destroyAll destroys until everything is gone, and says so.
