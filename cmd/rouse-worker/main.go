@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 
@@ -112,6 +113,7 @@ func usage(w io.Writer) {
 }
 
 func run(args []string, stderr io.Writer) error {
+	thrifty()
 	cfg, o, err := configure(args, os.Environ())
 	if err != nil {
 		return err
@@ -127,7 +129,6 @@ func run(args []string, stderr io.Writer) error {
 	if o.umask >= 0 {
 		syscall.Umask(o.umask)
 	}
-	thrifty()
 	a, err := worker.New(cfg)
 	if err != nil {
 		return err
@@ -162,7 +163,7 @@ func thrifty() {
 // stamped is set by the linker for a release.
 var stamped string
 
-func version() string {
+var version = sync.OnceValue(func() string {
 	if stamped != "" {
 		return stamped
 	}
@@ -170,4 +171,4 @@ func version() string {
 		return info.Main.Version
 	}
 	return "unknown"
-}
+})

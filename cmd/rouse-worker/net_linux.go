@@ -24,6 +24,7 @@ const (
 	lastAgain    = 2 * time.Second
 	leastRest    = 30 * time.Second
 	cardPatience = 2 * time.Second
+	afterwards   = time.Second // what nobody waits for
 	resolvConf   = "/run/resolv.conf"
 )
 
@@ -40,9 +41,33 @@ func connect(waits bool) error {
 		}
 	}
 	if waits {
-		return nil
+		return nl.raise()
 	}
 	return bringUp(nil, true)
+}
+
+// raise brings up the first card of a machine that will be restored many times, which takes long, and sees to it that nothing is sent there: IPv6 would
+// begin to look around at once, from an address that all copies had.
+func (nl netlink) raise() error {
+	card, err := firstCard()
+	if err != nil {
+		return err
+	}
+	index, err := cardIndex(int(nl), card)
+	if err != nil {
+		return fmt.Errorf("network card %s: %w", card, err)
+	}
+	setIPv6(card, false)
+	if err := nl.linkUp(index, nil); err != nil {
+		return fmt.Errorf("bring %s up: %w", card, err)
+	}
+	return nil
+}
+
+// setIPv6 turns it on or off for a card, if the kernel has it.
+func setIPv6(card string, on bool) {
+	text := map[bool]string{true: "0", false: "1"}[on]
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+card+"/disable_ipv6", []byte(text), 0o644) //nolint:gosec // a file of the kernel's; the mode is not used
 }
 
 // bringUp sets up the first card, and says on the console what came of it.
@@ -55,7 +80,12 @@ func bringUp(mac net.HardwareAddr, named bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "rouse: address %s, name %s, router %s\n", l.Address.Addr(), cmp.Or(l.Host, "none"), l.Router)
+	time.AfterFunc(afterwards, func() {
+		fmt.Fprintf(os.Stderr, "rouse: address %s, name %s, router %s\n", l.Address.Addr(), cmp.Or(l.Host, "none"), l.Router)
+		if mac != nil {
+			setIPv6(card, true)
+		}
+	})
 	return nil
 }
 
@@ -251,7 +281,15 @@ func (nl netlink) linkUp(index int, mac net.HardwareAddr) error {
 	b := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(b[4:], uint32(index))
 	if len(mac) > 0 {
-		if err := nl.do(unix.RTM_SETLINK, 0, attr(b, unix.IFLA_ADDRESS, mac)); err != nil {
+		err := nl.do(unix.RTM_SETLINK, 0, attr(b, unix.IFLA_ADDRESS, mac))
+		if errors.Is(err, unix.EBUSY) { // a card that cannot be given one while it is up
+			binary.NativeEndian.PutUint32(b[12:], unix.IFF_UP)
+			if err = nl.do(unix.RTM_SETLINK, 0, b); err == nil {
+				binary.NativeEndian.PutUint32(b[12:], 0)
+				err = nl.do(unix.RTM_SETLINK, 0, attr(b, unix.IFLA_ADDRESS, mac))
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -5,15 +5,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
+
+	"github.com/rouse-ci/rouse/worker"
+	"github.com/rouse-ci/rouse/worker/proto"
 )
 
 // What an agent does for the first time is slow: pages of its program are read and mapped, decoders are built, memory is taken from the kernel. All of that is
@@ -40,7 +48,9 @@ func rehearse() {
 		_, _ = cardIndex(int(nl), "lo")
 		_ = unix.Close(int(nl))
 	}
-	callNobody()
+	_ = version()
+	attachToNobody()
+	runtime.GC() // the next one is far away then
 	blank()
 }
 
@@ -64,31 +74,78 @@ func populate() {
 	}
 }
 
-// callNobody connects to a server on this machine that refuses.
-func callNobody() {
-	ctx, cancel := context.WithTimeout(context.Background(), rehearsal)
+// attachToNobody has an agent attach to a server in this process, which admits it and ends it.
+func attachToNobody() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, rehearsal)
 	defer cancel()
+	dir, err := os.MkdirTemp("", "rehearsal")
+	if err != nil {
+		return
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // then it stays in every copy, and is empty
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return
 	}
-	defer l.Close() //nolint:errcheck // nothing is lost
 	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close() //nolint:errcheck // nothing is lost
-		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-			_, _ = c.Write([]byte("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+		defer l.Close() //nolint:errcheck // nothing is lost
+		if c, err := l.Accept(); err == nil {
+			admitNobody(ctx, c)
 		}
 	}()
-	transport := &http.Transport{DisableKeepAlives: true}
-	//nolint:bodyclose // Dial has closed it
-	ws, _, err := websocket.Dial(ctx, "ws://"+l.Addr().String(), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
-	if err == nil {
-		_ = ws.CloseNow()
+	a, err := worker.New(worker.Config{Master: "ws://" + l.Addr().String(), Name: "x", Secret: "x", Instance: "x", Basedir: dir, Adopt: true, Version: version(),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)).With("worker", "x")})
+	if err != nil {
+		_ = l.Close()
+		return
 	}
+	_ = a.Run(ctx) // it ends as it may
+}
+
+// admitNobody is the server's side: the upgrade, the answer to hello, the end.
+func admitNobody(ctx context.Context, c net.Conn) {
+	defer c.Close() //nolint:errcheck // nothing is lost
+	in := bufio.NewReader(c)
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		return
+	}
+	w := &upgrade{conn: c, in: in, header: http.Header{proto.HeaderProtocol: {proto.Extension}}}
+	ws, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	_, b, err := ws.Read(ctx)
+	if err != nil {
+		return
+	}
+	if m, err := proto.Decode(b); err == nil {
+		b, _ = proto.Encode(proto.Reply(m.Seq, nil))
+		_ = ws.Write(ctx, websocket.MessageBinary, b)
+	}
+	_ = ws.Close(proto.StatusEnd, "that is all")
+}
+
+// upgrade answers one request on a connection, which is taken over then.
+type upgrade struct {
+	conn   net.Conn
+	in     *bufio.Reader
+	header http.Header
+}
+
+func (u *upgrade) Header() http.Header         { return u.header }
+func (u *upgrade) Write(b []byte) (int, error) { return u.conn.Write(b) }
+
+func (u *upgrade) WriteHeader(code int) {
+	_, _ = fmt.Fprintf(u.conn, "HTTP/1.1 %d %s\r\n", code, http.StatusText(code))
+	_ = u.header.Write(u.conn)
+	_, _ = io.WriteString(u.conn, "\r\n")
+}
+
+func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return u.conn, bufio.NewReadWriter(u.in, bufio.NewWriter(u.conn)), nil
 }
 
 // blank fills memory that nobody uses with zeros, and gives it back: what the boot has left in it would be saved, copied for each instance, and read again.

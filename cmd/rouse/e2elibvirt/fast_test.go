@@ -25,7 +25,9 @@ func TestInstancesAreRestoredFromMemory(t *testing.T) {
 	n, _ := strconv.Atoi(os.Getenv("ROUSE_FAST"))
 	n = max(n, 2)
 	w.configure("", strings.Replace(worker("quick", fmt.Sprintf("count = %d", max(n, 3)), guest("fast = true"),
-		"echo $ROUSE_WORKER $(hostname) $(cat /sys/class/net/eth0/address) $(dd if=/dev/urandom bs=16 count=1 2>/dev/null | md5sum | cut -c1-32) $(date +%s); test ! -e /mine; echo x > /mine"),
+		"i=0; until grep -q eth0 /proc/net/if_inet6 || [ $i = 50 ]; do i=$((i + 1)); sleep 0.2; done; "+ // IPv6 comes a second later
+			"echo $ROUSE_WORKER $(hostname) $(cat /sys/class/net/eth0/address) $(dd if=/dev/urandom bs=16 count=1 2>/dev/null | md5sum | cut -c1-32) "+
+			"$(grep eth0 /proc/net/if_inet6 | cut -c1-32) $(date +%s); test ! -e /mine; echo x > /mine"),
 		"minimal.qcow2", "quick.qcow2", 1))
 	w.up()
 	w.succeeds(w.force("quick"))
@@ -43,18 +45,18 @@ func TestInstancesAreRestoredFromMemory(t *testing.T) {
 			t.Errorf("%s was not restored", in.Key)
 		}
 		out := strings.Fields(w.stdout(id))
-		if len(out) != 5 || out[0] != out[1] || !strings.HasPrefix(out[2], "52:54:00:") {
+		if len(out) != 6 || out[0] != out[1] || !strings.HasPrefix(out[2], "52:54:00:") {
 			t.Errorf("it says %q", out)
 			continue
 		}
-		for _, s := range out[1:4] {
+		for _, s := range out[1:5] {
 			if seen[s] {
 				t.Errorf("two guests have the same %s", s)
 			}
 			seen[s] = true
 		}
-		if s, err := strconv.ParseInt(out[4], 10, 64); err != nil || time.Since(time.Unix(s, 0)).Abs() > time.Minute {
-			t.Errorf("its clock says %s", out[4])
+		if s, err := strconv.ParseInt(out[5], 10, 64); err != nil || time.Since(time.Unix(s, 0)).Abs() > time.Minute {
+			t.Errorf("its clock says %s", out[5])
 		}
 		t.Logf("%s restored: attached %s after the request", in.Worker, took(in.AskedAt, in.AttachedAt))
 	}
