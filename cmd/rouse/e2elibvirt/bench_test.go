@@ -28,9 +28,10 @@ func TestBench(t *testing.T) {
 	}
 	w := newWorld(t, "cold", "fast")
 	for n := range 10 {
-		w.mine = append(w.mine, fmt.Sprintf("fast-%d", n+1))
+		w.mine = append(w.mine, fmt.Sprintf("ten-%d", n+1))
 	}
-	w.configure("", worker("cold", "", guest(""), "true"), worker("fast", "count = 10", guest("fast = true"), "true"))
+	w.configure("", worker("cold", "", guest(""), "true"), worker("fast", "", guest("fast = true"), "true"),
+		worker("ten", "count = 10\n  build_wait_timeout = \"15s\"", guest("fast = true"), "true")) // the end of one is no part of how another begins
 	w.up()
 	one := func(builder string) time.Duration {
 		w.until("all have ended", func() bool { return len(w.instances()) == 0 && len(w.left()) == 0 })
@@ -84,7 +85,7 @@ func (w *world) ten() (last time.Duration) {
 	began := time.Now()
 	var ids []model.RequestID
 	for range 10 {
-		ids = append(ids, w.force("fast"))
+		ids = append(ids, w.force("ten"))
 	}
 	for _, id := range ids {
 		in := w.machine(w.succeeds(id))

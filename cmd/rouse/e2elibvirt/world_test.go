@@ -232,13 +232,15 @@ func guest(more string) string {
   }`, cmdline, more)
 }
 
-// worker is a worker block, with a builder of the same name that runs a command on it.
+// worker is a worker block, with a builder of the same name that runs a command on it. Its instances end after a build unless attrs say otherwise.
 func worker(name, attrs, instance, run string) string {
+	if !strings.Contains(attrs, "build_wait_timeout") {
+		attrs += "\n  build_wait_timeout = \"0s\""
+	}
 	return fmt.Sprintf(`
 worker %[1]q {
-  provider           = provider.libvirt.lab
-  build_wait_timeout = "0s"
-  missing_timeout    = "3m"
+  provider        = provider.libvirt.lab
+  missing_timeout = "3m"
   %[2]s
   %[3]s
 }
