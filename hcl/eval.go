@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -19,6 +20,9 @@ type Env struct {
 
 	accepting bool            // while a text that was in force is loaded
 	accepted  map[string]bool // addresses in it that hold a password
+
+	once   sync.Once
+	hidden [][]byte // see Config.Hidden: what is the same for all workers
 }
 
 // accept says whether an address that holds a password is as old as the text. What expressions make when a step starts is held to the rules of today.

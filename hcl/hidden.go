@@ -18,17 +18,13 @@ const Masked = 4
 // environment may have them, and what local values, the worker's provider and instance blocks, and the functions in these make of them, if that does not hold them
 // as they are (after base64encode, say). Secrets, which only steps can use, are not among it.
 func (c *Config) Hidden(worker string) [][]byte {
-	values := c.sensitiveTexts()
-	if len(values) == 0 {
+	if c.env == nil {
 		return nil
 	}
-	out := make([][]byte, 0, len(values))
-	for _, v := range values {
-		out = append(out, []byte(v))
-	}
-	var made []string
-	if locals, ok := c.root("local"); ok {
-		made = markedTexts(locals)
+	c.env.once.Do(func() { c.env.hidden = c.hiddenEverywhere() })
+	out := slices.Clone(c.env.hidden)
+	if len(out) == 0 {
+		return nil
 	}
 	var w *Worker
 	for i := range c.Workers { // there may be many, and they are large
@@ -37,12 +33,13 @@ func (c *Config) Hidden(worker string) [][]byte {
 		}
 	}
 	if w == nil {
-		return derived(out, made)
+		return out
 	}
 	ctx := c.env.ctx
 	if n, err := strconv.Atoi(strings.TrimPrefix(w.Name, w.Pool+"-")); w.Pool != "" && err == nil {
 		ctx = withCount(ctx, n-1)
 	}
+	var made []string
 	for _, body := range []hcl2.Body{c.bodies["provider."+w.Provider], c.bodies["worker."+w.Name]} {
 		for _, e := range expressionsOf(body, c.madeFromSecrets) {
 			if v, diags := e.Value(ctx); !diags.HasErrors() { // it was decoded: something else of it is not known here
@@ -93,6 +90,18 @@ func markedTexts(v cty.Value) (out []string) {
 		}
 	}
 	return out
+}
+
+// hiddenEverywhere is what no log of any worker may show.
+func (c *Config) hiddenEverywhere() (out [][]byte) {
+	for _, v := range c.sensitiveTexts() {
+		out = append(out, []byte(v))
+	}
+	locals, ok := c.root("local")
+	if len(out) == 0 || !ok {
+		return out
+	}
+	return derived(out, markedTexts(locals))
 }
 
 // sensitiveTexts are the values of sensitive variables as a log would show them. True and false are no secrets.
