@@ -51,7 +51,7 @@ type Accounts struct {
 	Key      []byte                                                   // for Token
 	Password func(worker string) (providers.Secret, bool)             // false or "": the worker has no password
 	Worker   func(inst model.InstanceKey) (worker string, known bool) // whose instance it is
-	Tried    func(worker string, inst model.InstanceKey, ok bool)     // is told what came of it; it may be nil, and must take equally long for any name
+	Tried    func(worker string, inst model.InstanceKey, ok bool)     // is told what came of it; it may be nil, and must be quick
 }
 
 // Authenticate implements Authenticator. Both comparisons are always made.
