@@ -75,7 +75,7 @@ func start(args []string, stdout, stderr io.Writer) int {
 	case "run":
 		err = run(args[1:], stderr)
 	case "version", "-version", "--version":
-		_, err = fmt.Fprintln(stdout, "rouse-worker", version())
+		_, err = fmt.Fprintln(stdout, "rouse-worker", programVersion())
 	case "help", "-h", "-help", "--help":
 		usage(stdout)
 	default:
@@ -124,7 +124,7 @@ func run(args []string, stderr io.Writer) error {
 		handler = slog.NewJSONHandler(stderr, nil)
 	}
 	cfg.Log = slog.New(handler).With("worker", cfg.Name)
-	cfg.Version = version()
+	cfg.Version = programVersion()
 	cfg.Adopt = cfg.Instance != "" // the end of an instance's agent is the end of its machine
 	if o.umask >= 0 {
 		syscall.Umask(o.umask)
@@ -160,12 +160,12 @@ func thrifty() {
 	}
 }
 
-// stamped is set by the linker for a release.
-var stamped string
+// version is set when a release is linked (-ldflags "-X main.version=…"), as rouse's is.
+var version string
 
-var version = sync.OnceValue(func() string {
-	if stamped != "" {
-		return stamped
+var programVersion = sync.OnceValue(func() string {
+	if version != "" {
+		return version
 	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version

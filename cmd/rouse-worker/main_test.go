@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -110,5 +111,21 @@ func TestHelpTeachesAndWrongUsageIsStatusTwo(t *testing.T) {
 		if s := start(args, &out, &errs); s != 2 || !strings.Contains(errs.String(), "--help") {
 			t.Errorf("%v: status %d, %q", args, s, errs.String())
 		}
+	}
+}
+
+// TestAReleaseKnowsItsVersion links the program as the Makefile does.
+func TestAReleaseKnowsItsVersion(t *testing.T) {
+	t.Parallel()
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil || !strings.Contains(string(makefile), "-X main.version=$(VERSION)") {
+		t.Fatalf("the Makefile sets another variable: %v", err)
+	}
+	program := filepath.Join(t.TempDir(), "rouse-worker")
+	if out, err := exec.Command("go", "build", "-ldflags", "-X main.version=1.2.3-test", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := exec.Command(program, "version").Output(); err != nil || string(out) != "rouse-worker 1.2.3-test\n" {
+		t.Errorf("%v, %q", err, out)
 	}
 }

@@ -48,7 +48,7 @@ func rehearse() {
 		_, _ = cardIndex(int(nl), "lo")
 		_ = unix.Close(int(nl))
 	}
-	_ = version()
+	_ = programVersion()
 	attachToNobody()
 	runtime.GC() // the next one is far away then
 	blank()
@@ -95,7 +95,7 @@ func attachToNobody() {
 			admitNobody(ctx, c)
 		}
 	}()
-	a, err := worker.New(worker.Config{Master: "ws://" + l.Addr().String(), Name: "x", Secret: "x", Instance: "x", Basedir: dir, Adopt: true, Version: version(),
+	a, err := worker.New(worker.Config{Master: "ws://" + l.Addr().String(), Name: "x", Secret: "x", Instance: "x", Basedir: dir, Adopt: true, Version: programVersion(),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)).With("worker", "x")})
 	if err != nil {
 		_ = l.Close()
