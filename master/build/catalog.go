@@ -47,7 +47,7 @@ func (c *Catalog) Put(gen model.Generation, cfg *hcl.Config) {
 
 // put makes room by dropping the oldest generation. mu is held.
 func (c *Catalog) put(gen model.Generation, g *generation) {
-	if len(c.gens) >= maxGenerations {
+	if c.gens[gen] == nil && len(c.gens) >= maxGenerations {
 		delete(c.gens, slices.Min(slices.Collect(maps.Keys(c.gens))))
 	}
 	c.gens[gen] = g
@@ -74,7 +74,7 @@ func (c *Catalog) Config(ctx context.Context, gen model.Generation) (*hcl.Config
 	return g.cfg, nil
 }
 
-// Kept returns the configurations that are parsed, the latest first: those of the last few generations, as they were when they were put into force.
+// Kept returns the configurations that are parsed, the latest first: those of the last few generations, and with them the values of variables that they were read with.
 func (c *Catalog) Kept() (out []*hcl.Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
