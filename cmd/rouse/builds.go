@@ -31,6 +31,9 @@ func newBuildsCmd(a *app) *cobra.Command {
 	_ = c.RegisterFlagCompletionFunc("builder", a.value(builderNames))
 	_ = c.RegisterFlagCompletionFunc("worker", a.value(workerNames))
 	return a.clientCmd(c, func(ctx context.Context, s *session, _ []string) error {
+		if before < 1 && c.Flags().Changed("before") {
+			return usagef("-before=%d: it is the number of a build, and these count from 1", before)
+		}
 		query := url.Values{"limit": {strconv.Itoa(limit)}}
 		set(query, "builder", builder)
 		set(query, "worker", worker)

@@ -90,6 +90,9 @@ named when they are missing.`,
 			if st, err := os.Stat(out); err == nil && !st.IsDir() {
 				return fmt.Errorf("-out: %s is no directory", out)
 			}
+			if err := os.MkdirAll(out, 0o755); err != nil { // before there is something to put there
+				return fmt.Errorf("-out: %w", err)
+			}
 			began := time.Now()
 			if err := r.Build(c.Context(), agent, out, a.stderr); err != nil {
 				return err

@@ -83,7 +83,7 @@ func newExplainCmd(a *app) *cobra.Command {
 			if e.Text != "" {
 				t.line("%s", e.Text)
 			}
-			if text := progress(e.Request); e.Request.Phase != "waiting" && text != "" {
+			if text := progress(e.Request); e.Request.Phase == "running" { // with its step
 				t.line("%s.", text)
 			}
 			if e.Ahead > 0 {

@@ -113,7 +113,7 @@ func TestForceRefusesWhatTheConfigurationDoesNotAllow(t *testing.T) {
 		"unreachable builder":   {api.Force{Builder: "hidden"}, 422, `No force scheduler reaches builder "hidden".`},
 		"not a force scheduler": {api.Force{Builder: "hello", Scheduler: "night"}, 404, `There is no force scheduler "night". There are: force.`},
 		"foreign worker":        {api.Force{Builder: "hello", Worker: "mac"}, 422, `Builder "hello" does not use worker "mac"; it uses linux-1, linux-2.`},
-		"no builder":            {api.Force{}, 422, "builder: expected length >= 1"},
+		"no builder":            {api.Force{}, 422, "builder: it must not be empty"},
 		"deep property":         {api.Force{Builder: "hello", Properties: map[string]any{"p": deep}}, 422, "nested more than 16 deep"},
 		"huge body":             {api.Force{Builder: "hello", Properties: map[string]any{"p": strings.Repeat("x", 2<<20)}}, 413, "too large"},
 		"long property name":    {api.Force{Builder: "hello", Properties: map[string]any{strings.Repeat("x", 300): 1}}, 422, "1 to 200 bytes"},

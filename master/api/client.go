@@ -250,7 +250,7 @@ func (c *Client) problem(resp *http.Response) error {
 
 // inWords puts the words of a check that huma has made into people's.
 var inWords = strings.NewReplacer("body.", "", "query.", "", "path.", "", "expected number >= ", "it must be at least ", "expected number <= ", "it must be at most ",
-	"expected length <= ", "it must not be longer than ")
+	"expected length >= 1", "it must not be empty", "expected length <= ", "it must not be longer than ")
 
 func closeBody(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
