@@ -57,7 +57,8 @@ func newMask(secrets [][]byte) (*mask, []string) {
 	return &mask{words: newWords(patterns)}, notes
 }
 
-// patternsOf are what is looked for: secrets, in pieces if they are long, and the lines of those that have several.
+// patternsOf are what is looked for: secrets, in pieces if they are long, and the lines of those that have several. They are not copied: there may be as many logs as
+// builds.
 func patternsOf(secrets [][]byte) (patterns [][]byte, notes []string) {
 	for i, s := range secrets {
 		whole := bytes.TrimRight(s, "\r\n")
@@ -69,7 +70,7 @@ func patternsOf(secrets [][]byte) (patterns [][]byte, notes []string) {
 			if len(piece) < minSecret { // too short to be looked for alone
 				piece = whole[len(whole)-maxPattern:]
 			}
-			patterns = append(patterns, bytes.Clone(piece))
+			patterns = append(patterns, piece)
 		}
 		lines := bytes.Split(whole, []byte("\n"))
 		if len(lines) == 1 {
@@ -77,7 +78,7 @@ func patternsOf(secrets [][]byte) (patterns [][]byte, notes []string) {
 		}
 		for _, line := range lines {
 			if line = bytes.TrimSpace(line); len(line) >= minLine && len(line) <= maxPattern {
-				patterns = append(patterns, bytes.Clone(line))
+				patterns = append(patterns, line)
 			}
 		}
 	}

@@ -31,7 +31,8 @@ type Writer struct {
 
 var writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, headLen+maxRecord); return &b }}
 
-// Create begins a new log. It fails with fs.ErrExist if there is one. The secrets' values are masked; see Writer.Notes.
+// Create begins a new log. It fails with fs.ErrExist if there is one. The secrets' values are masked, and
+// must not change; see Writer.Notes.
 func (d *Dir) Create(id ID, secrets [][]byte) (*Writer, error) { return d.open(id, secrets, true) }
 
 // Resume goes on with a log that an earlier process left, or that was closed: a torn tail is cut off, a packed log unpacked. The
