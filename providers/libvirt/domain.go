@@ -176,6 +176,9 @@ func (g *guest) plain() *libvirtxml.Domain {
 			}},
 			RNGs:   []libvirtxml.DomainRNG{{Model: "virtio", Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}}}},
 			Panics: []libvirtxml.DomainPanic{{Model: "isa"}},
+			// What libvirt would add by itself, and nobody uses: each is a device that the guest looks at while it boots.
+			Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
+			MemBalloon:  &libvirtxml.DomainMemBalloon{Model: "none"},
 		},
 	}
 	if g.machine == "kvm" {
