@@ -23,6 +23,7 @@ import (
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/api/apitest"
 	"github.com/rouse-ci/rouse/master/model"
+	"github.com/rouse-ci/rouse/master/plan"
 )
 
 func TestSingleDashLongFlagsAreTakenAsTerraformDoes(t *testing.T) {
@@ -152,6 +153,34 @@ func TestWaitingOutlastsARestartOfTheMaster(t *testing.T) {
 	}
 	if got := strings.Count(errs.String(), "The master is away"); got != 1 {
 		t.Errorf("said %d times that it is away: %s", got, errs)
+	}
+}
+
+func TestAnOrderWithoutAnAnswerMayHaveBeenCarriedOut(t *testing.T) {
+	t.Parallel()
+	for _, interrupted := range []bool{false, true} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		defer interrupt()
+		s, _, _ := against(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // the order has come
+			if interrupted {
+				interrupt()
+				<-r.Context().Done()
+			}
+			panic(http.ErrAbortHandler)
+		}))
+		_, reconfig := s.reconfig(ctx, "")
+		apply := s.agree(ctx, &proposal{plan: &plan.Plan{Base: 7, SourceChanged: true}, path: "/apply", ask: func(*api.Expect, api.Order) any { return nil }}, &applyFlags{})
+		code := 1
+		if interrupted {
+			code = 130
+		}
+		for name, err := range map[string]error{"reconfig": reconfig, "apply": apply} {
+			e, ok := errors.AsType[*exitError](err)
+			if !ok || e.code != code || !strings.Contains(e.msg, "It is not known whether the configuration was applied") || strings.Contains(e.msg, "generation 7") != (name == "apply") {
+				t.Errorf("%s, interrupted %v: %v", name, interrupted, err)
+			}
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/api"
+	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/plan"
 )
 
@@ -48,7 +49,7 @@ An apply is one transaction. It becomes the next generation, or nothing has chan
 with; machines of an old definition end when they are idle. -wait waits for that.
 
 Without a terminal nobody can be asked: say -auto-approve, or apply a saved plan with it.`,
-		Annotations: exits("0 it is in force, or there was nothing to do", "1 an error, or not approved: nothing was changed, unless it is said that this is not known", "130 interrupted by Ctrl-C or SIGTERM; it is said what is in force"),
+		Annotations: exits("0 it is in force, or there was nothing to do", "1 an error, or not approved: nothing was changed, unless it is said that this is not known", "130 interrupted by Ctrl-C or SIGTERM; it is said what is in force, or that this is not known"),
 		Example: `  rouse apply
   rouse apply -auto-approve -wait
   rouse plan -out=monday.plan && rouse apply monday.plan`,
@@ -178,7 +179,7 @@ func (s *session) agree(ctx context.Context, p *proposal, f *applyFlags) error {
 	}
 	var out api.Applied
 	if err := s.Post(ctx, p.path, nil, p.ask(expect, api.Order{By: os.Getenv("USER"), Reason: f.reason}), &out); err != nil {
-		return unsure(ctx, err, p.plan)
+		return noMaster(unsure(ctx, err, p.plan.Base))
 	}
 	if err := s.event("applied", out, func() error { return s.complete(out) }); err != nil {
 		return err
@@ -189,17 +190,21 @@ func (s *session) agree(ctx context.Context, p *proposal, f *applyFlags) error {
 	return nil
 }
 
-// unsure says what to do when the answer to an order did not come.
-func unsure(ctx context.Context, err error, p *plan.Plan) error {
+// unsure says what to do when the answer to an order did not come. before is the generation that was in force, or 0 if nobody has asked.
+func unsure(ctx context.Context, err error, before model.Generation) error {
 	var told *api.Problem
 	if errors.As(err, &told) || errors.Is(err, api.ErrNoMaster) && !errors.Is(err, api.ErrBroken) {
-		return noMaster(err)
+		return err
 	}
+	code := 1
 	if ctx.Err() != nil {
-		err = errors.New("interrupted")
+		err, code = errors.New("Interrupted"), 130
 	}
-	return &exitError{code: 1, msg: fmt.Sprintf("%v.\nIt is not known whether the configuration was applied: it is whole or not at all. `rouse generations` says which is in force; before this it was generation %d.",
-		err, p.Base)}
+	msg := fmt.Sprintf("%v.\nIt is not known whether the configuration was applied: it is whole or not at all. `rouse generations` says which is in force", err)
+	if before != 0 {
+		msg += fmt.Sprintf("; before this it was generation %d", before)
+	}
+	return &exitError{code: code, msg: msg + "."}
 }
 
 func (s *session) complete(out api.Applied) error {

@@ -23,7 +23,7 @@ the way of an apply: builds go on, machines of the other definition end when the
 
 The configuration directory is left alone: as long as nobody edits it, the next start of the master goes on with what is in force.`,
 		Annotations: exits("0 it is in force, or there was nothing to do", "1 an error, or not approved: nothing was changed, unless it is said that this is not known",
-			"130 interrupted by Ctrl-C or SIGTERM; it is said what is in force"),
+			"130 interrupted by Ctrl-C or SIGTERM; it is said what is in force, or that this is not known"),
 		Example:           "  rouse generations\n  rouse rollback\n  rouse rollback 12 -auto-approve -reason=\"13 needs the new image\"",
 		Args:              args(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: a.complete(generationNumbers),
