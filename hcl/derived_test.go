@@ -87,3 +87,26 @@ func TestHiddenIsNoMoreThanWhatIsMadeFromSensitiveValues(t *testing.T) {
 		t.Errorf("what is no secret is hidden: %q", got)
 	}
 }
+
+// Inside of a `for` expression, values have no mark, and the attributes of an object are in its type.
+func TestNoComplaintQuotesASensitiveVariable(t *testing.T) {
+	t.Parallel()
+	src := hiddenText + `
+variable "named" {
+  sensitive = true
+  default   = { hidden-name = "hidden-value" }
+}
+`
+	for _, e := range []string{`[for k in ["x${var.dbpw}"] : tonumber(k)]`, `[for k in var.keys.a : tonumber(k)]`, `{ for k in [var.dbpw, var.dbpw] : k => 1 }`, `parseint(join("", [for a, b in var.named : b]), 10)`,
+		`var.named["hidden-nam"]`, `jsondecode(var.dbpw)`} {
+		_, problems := loadAny(t, src+"locals {\nbad = "+e+"\n}\n")
+		if !strings.Contains(problems, "Error: ") {
+			t.Errorf("%s is no mistake:\n%s", e, problems)
+		}
+		for _, secret := range []string{"hunter2secret", "key-one", "hidden-value", "hidden-name"} {
+			if strings.Contains(problems, secret) {
+				t.Errorf("%s: %s is told:\n%s", e, secret, problems)
+			}
+		}
+	}
+}

@@ -142,6 +142,9 @@ func suggest(d *hcl2.Diagnostic) {
 			} else {
 				d.Detail = fmt.Sprintf("%s has no attribute %q.", traversalText(traversal[:i]), name)
 			}
+			if parent.IsMarked() { // the names in a secret are not told
+				return
+			}
 			d.Detail += onlyMeant(name, sortedKeys(parent.Type().AttributeTypes()))
 			if what == "prop" && i == 1 {
 				d.Detail += fmt.Sprintf(" If it may be absent, write try(prop.%s, \"default\").", name)

@@ -65,7 +65,9 @@ func LoadFiles(files map[string][]byte, o Options) (*Config, hcl2.Diagnostics) {
 	for name, data := range l.files.seen {
 		l.cfg.Files[name] = data
 	}
-	return l.cfg, tidy(l.diags)
+	diags := tidy(l.diags)
+	hide(diags, slices.DeleteFunc(l.cfg.sensitiveValues(), func(s []byte) bool { return len(s) < Masked })) // a shorter one is in any message
+	return l.cfg, diags
 }
 
 // loader is one run of Load.

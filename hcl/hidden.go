@@ -1,6 +1,7 @@
 package hcl
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,9 +95,7 @@ func markedTexts(v cty.Value) (out []string) {
 
 // hiddenEverywhere is what no log of any worker may show.
 func (c *Config) hiddenEverywhere() (out [][]byte) {
-	for _, v := range c.sensitiveTexts() {
-		out = append(out, []byte(v))
-	}
+	out = c.sensitiveValues()
 	locals, ok := c.root("local")
 	if len(out) == 0 || !ok {
 		return out
@@ -104,19 +103,23 @@ func (c *Config) hiddenEverywhere() (out [][]byte) {
 	return derived(out, markedTexts(locals))
 }
 
-// sensitiveTexts are the values of sensitive variables as a log would show them. True and false are no secrets.
-func (c *Config) sensitiveTexts() (out []string) {
+// sensitiveValues are the values of sensitive variables as a log would show them, the longest first. True and false are no secrets.
+func (c *Config) sensitiveValues() (out [][]byte) {
 	v, ok := c.root("var")
 	if !ok || !v.Type().IsObjectType() {
 		return nil
 	}
+	var all []string
 	for _, e := range v.AsValueMap() {
 		if e.ContainsMarked() {
-			out = append(out, texts(e)...)
+			all = append(all, texts(e)...)
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	for _, text := range slices.Compact(all) {
+		out = append(out, []byte(text))
+	}
+	return out
 }
 
 // texts are the strings and numbers in a value, those in reach of a person who reads what was made of it.

@@ -61,7 +61,7 @@ func hiddenOf(t *testing.T, worker string) []string {
 
 func TestHiddenAreAllSensitiveValuesAndWhatTheInstanceMakesOfThem(t *testing.T) {
 	t.Parallel()
-	always := []string{"471147", "hunter2secret", "key-one"}
+	always := []string{"hunter2secret", "key-one", "471147"}
 	encoded := base64.StdEncoding.EncodeToString([]byte("1:hunter2secret"))
 	for worker, want := range map[string][]string{
 		"w-2":     append(slices.Clone(always), encoded),
