@@ -161,7 +161,7 @@ func TestAnOrderWithoutAnAnswerMayHaveBeenCarriedOut(t *testing.T) {
 	for _, interrupted := range []bool{false, true} {
 		ctx, interrupt := context.WithCancel(t.Context())
 		defer interrupt()
-		s, _, _ := against(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s, _, errs := against(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body) // the order has come
 			if interrupted {
 				interrupt()
@@ -171,6 +171,9 @@ func TestAnOrderWithoutAnAnswerMayHaveBeenCarriedOut(t *testing.T) {
 		}))
 		_, reconfig := s.reconfig(ctx, "")
 		apply := s.agree(ctx, &proposal{plan: &plan.Plan{Base: 7, SourceChanged: true}, path: "/apply", ask: func(*api.Expect, api.Order) any { return nil }}, &applyFlags{})
+		if err := s.force(ctx, &forceOptions{}); err == nil || !strings.HasPrefix(errs.String(), "It is not known whether the request was stored") {
+			t.Errorf("force, interrupted %v: %v, %q", interrupted, err, errs)
+		}
 		code := 1
 		if interrupted {
 			code = 130

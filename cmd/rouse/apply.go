@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 
@@ -188,6 +189,12 @@ func (s *session) agree(ctx context.Context, p *proposal, f *applyFlags) error {
 		return s.drain(ctx, out)
 	}
 	return nil
+}
+
+// lost says of an order's error that the order was on its way, and its answer did not come.
+func lost(ctx context.Context, err error) bool {
+	slow, ok := errors.AsType[net.Error](err)
+	return ctx.Err() != nil || errors.Is(err, api.ErrBroken) || ok && slow.Timeout()
 }
 
 // unsure says what to do when the answer to an order did not come. before is the generation that was in force, or 0 if nobody has asked.

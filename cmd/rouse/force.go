@@ -75,6 +75,9 @@ func (s *session) force(ctx context.Context, o *forceOptions) error {
 	}
 	var made api.Forced
 	if err := s.Post(ctx, "/force", nil, o.Force, &made); err != nil {
+		if lost(ctx, err) {
+			fmt.Fprintln(s.stderr, "It is not known whether the request was stored: `rouse requests` and `rouse builds` show it if it was.")
+		}
 		return err
 	}
 	if len(made.Requests) == 0 {

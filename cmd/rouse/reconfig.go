@@ -38,7 +38,7 @@ mistake is shown with its place. Nobody is asked; to see first what would happen
 }
 
 func (s *session) reconfig(ctx context.Context, reason string) (out api.Applied, err error) {
-	if err = s.Post(ctx, "/reconfig", nil, api.ReconfigAsk{Order: api.Order{Reason: reason}}, &out); err != nil {
+	if err = s.Post(ctx, "/reconfig", nil, api.ReconfigAsk{Order: api.Order{Reason: reason}}, &out); err != nil && lost(ctx, err) {
 		err = unsure(ctx, err, 0)
 	}
 	return out, err
