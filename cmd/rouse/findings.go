@@ -14,6 +14,7 @@ import (
 type findings struct {
 	text func(cfg *hcl.Config, diags hcl2.Diagnostics)
 	log  *slog.Logger // nil: always as text
+	dir  string       // the directory's whole name: who reads a log does not know where the master was started
 
 	mu      sync.Mutex
 	serving bool
@@ -60,7 +61,7 @@ func (f *findings) ended() {
 }
 
 func (f *findings) record(cfg *hcl.Config, diags hcl2.Diagnostics) {
-	for _, d := range cfg.Report(diags).Diagnostics {
+	for _, d := range cfg.Report(cfg.Relocate(f.dir, diags)).Diagnostics {
 		about := []any{"detail", d.Detail}
 		if d.Range != nil {
 			about = append(about, "file", d.Range.Filename, "line", d.Range.Start.Line)

@@ -87,8 +87,8 @@ func (a *app) runMaster(c *cobra.Command, f *masterFlags) error {
 	if err != nil {
 		return err
 	}
-	found := findings{text: func(cfg *hcl.Config, diags hcl2.Diagnostics) {
-		_ = cfg.WriteDiagnostics(a.stderr, diags, a.width(), a.colour(a.stderr))
+	found := findings{dir: dir, text: func(cfg *hcl.Config, diags hcl2.Diagnostics) {
+		_ = cfg.WriteDiagnostics(a.stderr, cfg.Relocate(f.dir, diags), a.width(), a.colour(a.stderr))
 	}}
 	if a.logsJSON(f) {
 		found.log = log
@@ -96,7 +96,7 @@ func (a *app) runMaster(c *cobra.Command, f *masterFlags) error {
 	defer found.ended()
 	return master.Run(c.Context(), master.Options{ConfigDir: dir, StateDir: state, Hcl: o, Log: log, Version: programVersion(), Takeover: f.takeover, Reload: reload,
 		Meter:  meter,
-		Report: func(cfg *hcl.Config, diags hcl2.Diagnostics) { found.report(cfg, cfg.Relocate(f.dir, diags)) },
+		Report: found.report,
 		Serving: func(worker net.Addr, api []string) {
 			found.serves()
 			fmt.Fprintf(a.stdout, "rouse serves workers on %s and the API on %s\n", worker, strings.Join(api, " and "))
