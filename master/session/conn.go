@@ -35,7 +35,8 @@ type session struct {
 	ready    chan struct{} // closed when commands may be sent
 	kept     time.Time     // when the last keepalive was sent; of the wheel
 	hello    chan proto.Hello
-	met      bool // hello has come; of the read loop
+	met      bool  // hello has come; of the read loop
+	said     sayer // of its notices
 
 	// What the introduction said. Written before Attached is delivered.
 	known   map[string]proto.Running
@@ -177,7 +178,9 @@ func (s *session) request(m *proto.Message, size int) (reuse bool, err error) {
 	case proto.OpNotice:
 		select {
 		case <-s.admitted:
-			s.hub.opt.Notice(s.worker, clip(m.Text("kind"), 80), clip(m.Text("text"), 4096))
+			if ok, _ := s.said.says(time.Now()); ok { // who says more than that is no agent of ours
+				s.hub.opt.Notice(s.worker, clip(m.Text("kind"), 80), clip(m.Text("text"), 4096))
+			}
 		default: // one that may be refused, such as the agent of an earlier instance, has nothing to say of the live one
 			err = errors.New("a notice before the agent is admitted")
 		}

@@ -133,6 +133,25 @@ func TestNobodyHearsANoticeOfAnAgentThatIsNotAdmitted(t *testing.T) {
 	}
 }
 
+// A build runs as its agent, and can make it say what it likes as often as it likes; each notice is logged, and goes through the loop.
+func TestAFloodOfNoticesIsNotHeard(t *testing.T) {
+	t.Parallel()
+	var heard atomic.Int32
+	m := newMaster(t, Options{Notice: func(string, string, string) { heard.Add(1) }})
+	a := m.attach("w1", nonceA)
+	const many = 500
+	began := time.Now()
+	for range many {
+		a.send(proto.Request(proto.OpNotice, a.next(), "", map[string]any{"kind": "weather", "text": "rain"}))
+		if r := a.want(proto.OpResponse); r.IsException {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if n, most := int(heard.Load()), turnedBurst+1+int(time.Since(began)/turnedRefill); n < turnedBurst || n > most {
+		t.Errorf("%d of %d were heard, want %d to %d", n, many, turnedBurst, most)
+	}
+}
+
 func TestFloodOfUpdatesFailsTheCommandInBoundedMemory(t *testing.T) {
 	t.Parallel()
 	big := strings.Repeat("x", 3<<20)

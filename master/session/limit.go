@@ -15,13 +15,14 @@ const (
 	failBuckets = 4096
 )
 
-// What is turned away is logged turnedBurst times in a row and then once per turnedRefill, whoever knocks under whatever name: the rest is counted.
+// What is turned away is logged turnedBurst times in a row and then once per turnedRefill, whoever knocks under whatever name: the rest is counted. As many notices of
+// one session are heard.
 const (
 	turnedBurst  = 20
 	turnedRefill = 5 * time.Second
 )
 
-// sayer bounds how often something is logged.
+// sayer bounds how often something is said.
 type sayer struct {
 	mu    sync.Mutex
 	full  time.Time // when it may say turnedBurst things in a row again
