@@ -49,6 +49,9 @@ type readings struct {
 	ended  time.Time // zero while it runs
 }
 
+// over says whether they are to be forgotten.
+func (r *readings) over() bool { return !r.ended.IsZero() && time.Since(r.ended) > forgetAfter }
+
 // recent is one secret. Its lock is held while it is read, which may take long: only those wait who want the same one.
 type recent struct {
 	mu    sync.Mutex
@@ -110,8 +113,14 @@ func (v *vault) note(name string, value []byte) {
 
 // tell lets Since tell of a value, unless it is remembered already. mu is held.
 func (v *vault) tell(value []byte) {
-	for _, m := range v.remembered() {
-		if bytes.Equal(m, value) {
+	same := func(have []byte) bool { return bytes.Equal(have, value) }
+	for _, all := range v.seen {
+		if slices.ContainsFunc(all, same) {
+			return
+		}
+	}
+	for _, r := range v.builds {
+		if !r.over() && slices.ContainsFunc(r.values, same) {
 			return
 		}
 	}
@@ -184,7 +193,7 @@ func (v *vault) remembered() (out [][]byte) {
 		out = append(out, all...)
 	}
 	for b, r := range v.builds {
-		if !r.ended.IsZero() && time.Since(r.ended) > forgetAfter {
+		if r.over() {
 			delete(v.builds, b)
 			continue
 		}
