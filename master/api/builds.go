@@ -56,9 +56,7 @@ func (s *Server) listBuilds(ctx context.Context, in *struct {
 			return nil, err
 		}
 	}
-	if err := s.explainWaits(ctx, out.Builds); err != nil {
-		return nil, s.failed(err, "the builds")
-	}
+	s.explainWaits(ctx, out.Builds)
 	return &body[BuildList]{out}, nil
 }
 
@@ -66,14 +64,15 @@ func (s *Server) build(b model.Build) Build {
 	return Build{Build: b, Duration: seconds(b.AssignedAt, s.until(b.FinishedAt))}
 }
 
-// explainWaits says of running builds whether they wait for an agent that was lost. The loop is asked only if any of them runs.
-func (s *Server) explainWaits(ctx context.Context, builds []Build) error {
+// explainWaits says of running builds whether they wait for an agent that was lost. The loop is asked only if any of them runs. Where it does not answer, since
+// nothing can be stored at present, the records are shown all the same.
+func (s *Server) explainWaits(ctx context.Context, builds []Build) {
 	if !slices.ContainsFunc(builds, func(b Build) bool { return b.Phase == model.BuildRunning }) {
-		return nil
+		return
 	}
 	snap, err := s.o.Engine.Snapshot(ctx)
 	if err != nil {
-		return err
+		return
 	}
 	away := map[string]string{}
 	for i := range snap.Workers {
@@ -87,7 +86,6 @@ func (s *Server) explainWaits(ctx context.Context, builds []Build) error {
 			b.Waits = away[b.Worker]
 		}
 	}
-	return nil
 }
 
 // until is the end of something, or now if it has not ended.
@@ -110,9 +108,7 @@ func (s *Server) getBuild(ctx context.Context, in *BuildPath) (*body[BuildDetail
 		return nil, s.failed(err, in.String())
 	}
 	shown := []Build{s.build(b)}
-	if err := s.explainWaits(ctx, shown); err != nil {
-		return nil, s.failed(err, in.String())
-	}
+	s.explainWaits(ctx, shown)
 	out := BuildDetail{Build: shown[0], Steps: []Step{}}
 	for _, st := range steps {
 		out.Steps = append(out.Steps, s.step(st))

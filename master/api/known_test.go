@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/api/apitest"
 	"github.com/rouse-ci/rouse/master/core"
+	"github.com/rouse-ci/rouse/master/store"
 )
 
 // get asks a world's server over TCP.
@@ -81,6 +83,25 @@ func TestRunningBuildSaysThatItsAgentIsAway(t *testing.T) {
 	var workers api.WorkerList
 	if err := get(t, w, "/workers", nil, &workers); err != nil || !workers.Workers[0].AwaySince.Equal(apitest.At(14*time.Second)) {
 		t.Errorf("%v %+v", err, workers.Workers[0])
+	}
+}
+
+// stuck is an engine that can store nothing at present.
+type stuck struct{ *apitest.World }
+
+func (stuck) Snapshot(context.Context) (*core.Snapshot, error) { return nil, store.ErrNoSpace }
+
+func TestBuildsAreShownWhileNothingCanBeStored(t *testing.T) {
+	t.Parallel()
+	w := apitest.New()
+	c := local(t, w, func(o *api.Options) { o.Engine = stuck{w} })
+	var list api.BuildList
+	if err := c.Get(t.Context(), "/builds", nil, &list); err != nil || len(list.Builds) != 2 {
+		t.Errorf("%v %+v", err, list)
+	}
+	var one api.BuildDetail
+	if err := c.Get(t.Context(), "/builds/2", nil, &one); err != nil || one.ID != 2 {
+		t.Errorf("%v %+v", err, one)
 	}
 }
 
