@@ -128,10 +128,10 @@ func (p *logPrinter) line(l logLine) error {
 	if p.terminal {
 		l.Text = visible(l.Text, p.s.colour(p.s.stdout))
 	}
-	switch {
-	case l.Stream == "stderr":
+	switch l.Stream {
+	case "stderr":
 		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "31", l.Text))
-	case l.Stream == "header":
+	case "header":
 		fmt.Fprintln(p.w, p.s.paint(p.s.stdout, "90", l.Text))
 	default:
 		fmt.Fprintln(p.w, l.Text)
