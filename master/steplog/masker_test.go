@@ -118,3 +118,44 @@ func TestNoByteOfALongSecretIsSeen(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsLearnedLateIsMaskedHoweverItIsCut: also while the beginning of another secret, or of the new one, is held back.
+func TestWhatIsLearnedLateIsMaskedHoweverItIsCut(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		draw := func(least, most int, what string) string {
+			return rapid.StringOfN(rapid.RuneFrom([]rune("ab\n")), least, most, -1).Draw(rt, what)
+		}
+		old, late := []byte(draw(4, 9, "old")), []byte(draw(4, 9, "late"))
+		before, after := draw(0, 30, "before"), draw(0, 30, "after")
+		m, _ := newMask([][]byte{old})
+		if m == nil {
+			return
+		}
+		var out []byte
+		write := func(text string) {
+			for rest := []byte(text); len(rest) > 0; {
+				n := min(len(rest), rapid.IntRange(1, 7).Draw(rt, "n"))
+				m.add(proto.Stdout, rest[:n], 0)
+				rest = rest[n:]
+				for it := m.head(); it != nil; it = m.head() {
+					out = append(out, it.out...)
+					m.pop()
+				}
+			}
+		}
+		write(before)
+		m.more([][]byte{late})
+		write("#" + after + "#")
+		got := strings.Split(string(out), "#")
+		if len(got) != 3 {
+			rt.Fatalf("%q", out)
+		}
+		if want := NewMasker([][]byte{old, late}).Text(after); got[1] != want {
+			rt.Errorf("%q became %q, want %q", after, got[1], want)
+		}
+		if secret := strings.TrimRight(string(old), "\r\n"); len(secret) >= minSecret && strings.Contains(got[0], secret) {
+			rt.Errorf("%q is in %q", secret, got[0])
+		}
+	})
+}
