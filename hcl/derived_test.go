@@ -110,3 +110,24 @@ variable "named" {
 		}
 	}
 }
+
+func TestHiddenOfAConfigurationInJSON(t *testing.T) {
+	t.Parallel()
+	cfg, diags := LoadFiles(map[string][]byte{"main.hcl.json": []byte(`{
+  "variable": {"dbpw": {"sensitive": true, "default": "hunter2secret"}},
+  "provider": {"test": {"p": {"region": "r"}}},
+  "worker": {"w": {"provider": "provider.test.p", "instance": {"env": {"DB": "${base64encode(var.dbpw)}", "MODE": "release"}}}},
+  "builder": {"b": {"workers": ["w"], "step": [{"shell": {"s": {"command": "true"}}}]}},
+  "scheduler": {"force": {"f": {"builders": ["b"]}}}
+}`)}, testOptions())
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	var got []string
+	for _, v := range cfg.Hidden("w") {
+		got = append(got, string(v))
+	}
+	if want := []string{"hunter2secret", encoded("hunter2secret")}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
