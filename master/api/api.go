@@ -159,6 +159,9 @@ func New(o Options) *Server {
 	if o.Tokens == nil {
 		o.Tokens = func() []Token { return nil }
 	}
+	if o.Refused == nil {
+		o.Refused = func(string) (string, time.Time) { return "", time.Time{} }
+	}
 	s := &Server{o: o, mux: http.NewServeMux(), started: o.Now(), quit: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
 	s.api = humago.New(s.mux, config(o.Version))
 	s.registerRequests()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,18 @@ func TestRunningBuildSaysThatItsAgentIsAway(t *testing.T) {
 	var workers api.WorkerList
 	if err := get(t, w, "/workers", nil, &workers); err != nil || !workers.Workers[0].AwaySince.Equal(apitest.At(14*time.Second)) {
 		t.Errorf("%v %+v", err, workers.Workers[0])
+	}
+}
+
+func TestExplainSaysWhyAnAgentCouldNotAttach(t *testing.T) {
+	t.Parallel()
+	w := apitest.New()
+	c := local(t, w, func(o *api.Options) {
+		o.Refused = func(worker string) (string, time.Time) { return worker + " had a wrong password", apitest.Now }
+	})
+	var e api.Explanation
+	if err := c.Get(t.Context(), "/requests/3/explain", nil, &e); err != nil || len(e.Candidates) != 1 || !slices.Contains(e.Candidates[0].Blocks, "mac had a wrong password") {
+		t.Errorf("%v %+v", err, e)
 	}
 }
 

@@ -205,7 +205,11 @@ func (s *Server) explain(ctx context.Context, in *RequestPath) (*body[Explanatio
 	}
 	out.Ahead, out.Text = e.Ahead, e.Text
 	for _, c := range e.Candidates {
-		out.Candidates = append(out.Candidates, Candidate{Worker: c.Worker, State: c.State, Blocks: append([]string{}, c.Blocks...)})
+		blocks := append([]string{}, c.Blocks...)
+		if why, _ := s.o.Refused(c.Worker); why != "" && c.State == "detached" {
+			blocks = append(blocks, why)
+		}
+		out.Candidates = append(out.Candidates, Candidate{Worker: c.Worker, State: c.State, Blocks: blocks})
 	}
 	return &body[Explanation]{out}, nil
 }

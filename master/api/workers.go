@@ -31,13 +31,9 @@ func (s *Server) listWorkers(ctx context.Context, _ *struct{}) (*body[WorkerList
 	}
 	out := WorkerList{Workers: []Worker{}}
 	pools := s.o.Catalog().Pools
-	refused := s.o.Refused
-	if refused == nil {
-		refused = func(string) (why string, at time.Time) { return "", time.Time{} }
-	}
 	for i := range snap.Workers {
 		w := &snap.Workers[i]
-		why, at := refused(w.Worker.Name)
+		why, at := s.o.Refused(w.Worker.Name)
 		backoff := w.BackoffUntil
 		if !backoff.After(s.o.Now()) {
 			backoff = time.Time{}
