@@ -243,8 +243,25 @@ var _ build.Vault = hidden{}
 
 // mask hides what the console of an instance may not show, by the rules of logs.
 func (m *master) mask(ctx context.Context, worker string, key model.InstanceKey, w io.Writer) (out io.Writer, flush func() error) {
+	_, heard := m.secrets.Since(0)
 	hide := hidden{m.secrets, m}.Hidden(ctx, core.Build{Worker: worker, Instance: key, Generation: model.Generation(m.current.Load().gen)})
-	return steplog.NewMasker(hide).Stream(w)
+	c := &heeding{steplog.NewMasker(hide).Stream(w), m.secrets, heard}
+	return c, c.Flush
+}
+
+// heeding is a stream that hides, too, what comes to be known while somebody follows it.
+type heeding struct {
+	*steplog.Stream
+	vault *vault
+	heard uint64
+}
+
+func (c *heeding) Write(p []byte) (int, error) {
+	var values [][]byte
+	if values, c.heard = c.vault.Since(c.heard); len(values) > 0 {
+		c.Hide(values)
+	}
+	return c.Stream.Write(p)
 }
 
 // Hidden implements build.Vault: what the configuration in force, the build's own, and earlier ones know, for the instance may be as old; all secrets; and the

@@ -153,7 +153,11 @@ func TestNoLineOfASensitiveValueIsSeenOnAConsole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := flush(); err != nil || buf.String() != "boots\r\n"+strings.Repeat("(secret)\r\n", 4)+"PW=(secret) (secret)\r\n" {
+	m.secrets.Learn(9, [][]byte{[]byte("read-meanwhile")}, nil)
+	if _, err := out.Write([]byte("read-meanwhile\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := flush(); err != nil || buf.String() != "boots\r\n"+strings.Repeat("(secret)\r\n", 4)+"PW=(secret) (secret)\r\n(secret)\r\n" {
 		t.Errorf("%q, %v", buf.String(), err)
 	}
 }

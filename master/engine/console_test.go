@@ -30,7 +30,8 @@ func TestConsoleIsReadAndFollowed(t *testing.T) {
 			if worker != "w1" || key == "" {
 				t.Error(worker, key)
 			}
-			return steplog.NewMasker([][]byte{[]byte("s3cret"), []byte("hunter2")}).Stream(out)
+			s := steplog.NewMasker([][]byte{[]byte("s3cret"), []byte("hunter2")}).Stream(out)
+			return s, s.Flush
 		}
 		w.run = until
 		w.start()

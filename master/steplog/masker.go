@@ -43,24 +43,25 @@ func (m *Masker) Begins(p []byte) int {
 	return m.words.prefix(p)
 }
 
-// Stream hides secrets in what is written to it, also where they come in pieces: what may begin one is held back until more has come, or until flush.
-func (m *Masker) Stream(w io.Writer) (out io.Writer, flush func() error) {
-	if m == nil {
-		return w, func() error { return nil }
+// Stream hides secrets in what is written to it, also where they come in pieces: what may begin one is held back until more has come, or until Flush.
+func (m *Masker) Stream(w io.Writer) *Stream {
+	s := &Stream{w: w}
+	if m != nil {
+		s.mask = &mask{words: m.words}
 	}
-	s := &stream{w: w, mask: mask{words: m.words}}
-	return s, func() error {
-		s.mask.decide()
-		return s.pass()
-	}
+	return s
 }
 
-type stream struct {
+// Stream is one text that is masked while it is written. Its methods may not be called concurrently.
+type Stream struct {
 	w    io.Writer
-	mask mask
+	mask *mask // nil: nothing is hidden
 }
 
-func (s *stream) Write(p []byte) (int, error) {
+func (s *Stream) Write(p []byte) (int, error) {
+	if s.mask == nil {
+		return s.w.Write(p)
+	}
 	s.mask.add(proto.Stdout, p, 0)
 	if s.mask.pending > maxPending {
 		s.mask.decide()
@@ -68,8 +69,26 @@ func (s *stream) Write(p []byte) (int, error) {
 	return len(p), s.pass()
 }
 
+// Hide hides more secrets from here on.
+func (s *Stream) Hide(secrets [][]byte) {
+	if s.mask == nil {
+		s.mask, _ = newMask(secrets)
+	} else {
+		s.mask.more(secrets)
+	}
+}
+
+// Flush writes what is held back.
+func (s *Stream) Flush() error {
+	if s.mask == nil {
+		return nil
+	}
+	s.mask.decide()
+	return s.pass()
+}
+
 // pass lets through what is decided.
-func (s *stream) pass() error {
+func (s *Stream) pass() error {
 	for it := s.mask.head(); it != nil; it = s.mask.head() {
 		if len(it.out) > 0 {
 			if _, err := s.w.Write(it.out); err != nil {

@@ -45,7 +45,7 @@ func TestAStreamIsMaskedHoweverItIsCut(t *testing.T) {
 		}
 		m := NewMasker(hide)
 		var buf bytes.Buffer
-		out, flush := m.Stream(&buf)
+		out := m.Stream(&buf)
 		for rest := text; rest != ""; {
 			n := rapid.IntRange(1, len(rest)).Draw(t, "piece")
 			if _, err := out.Write([]byte(rest[:n])); err != nil {
@@ -56,7 +56,7 @@ func TestAStreamIsMaskedHoweverItIsCut(t *testing.T) {
 		if got, want := buf.String(), m.Text(text); got != want { // the last byte begins nothing
 			t.Fatalf("%q became %q, want %q", text, got, want)
 		}
-		if err := flush(); err != nil || buf.String() != m.Text(text) {
+		if err := out.Flush(); err != nil || buf.String() != m.Text(text) {
 			t.Fatal(buf.String(), err)
 		}
 	})
@@ -65,11 +65,24 @@ func TestAStreamIsMaskedHoweverItIsCut(t *testing.T) {
 func TestWhatAStreamHoldsBackIsWrittenInTheEnd(t *testing.T) {
 	t.Parallel()
 	var buf bytes.Buffer
-	out, flush := NewMasker([][]byte{[]byte("0123456789")}).Stream(&buf)
+	out := NewMasker([][]byte{[]byte("0123456789")}).Stream(&buf)
 	if _, err := out.Write([]byte("x012")); err != nil || buf.String() != "" {
 		t.Errorf("%q, %v", buf.String(), err)
 	}
-	if err := flush(); err != nil || buf.String() != "x012" {
+	if err := out.Flush(); err != nil || buf.String() != "x012" {
+		t.Errorf("%q, %v", buf.String(), err)
+	}
+	buf.Reset()
+	out = NewMasker(nil).Stream(&buf)
+	for _, p := range []string{"late", "-secret ", "late-sec", "ret"} {
+		if _, err := out.Write([]byte(p)); err != nil {
+			t.Fatal(err)
+		}
+		if p == "-secret " {
+			out.Hide([][]byte{[]byte("late-secret")})
+		}
+	}
+	if err := out.Flush(); err != nil || buf.String() != "late-secret (secret)" {
 		t.Errorf("%q, %v", buf.String(), err)
 	}
 }
