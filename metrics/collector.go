@@ -90,6 +90,7 @@ func (c collector) instances(sn *core.Snapshot, gauge emit) {
 func byName(list []core.ProviderView) (out []core.ProviderView) {
 	at := map[string]int{}
 	for _, p := range list {
+		p.Name = model.ProviderName(p.Name)
 		i, again := at[p.Name]
 		if !again {
 			at[p.Name] = len(out)

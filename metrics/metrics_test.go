@@ -246,10 +246,10 @@ func TestHostsAreMeasured(t *testing.T) {
 func TestAProviderThatMovesIsOneToWhoeverMeasures(t *testing.T) {
 	t.Parallel()
 	sn := world()
-	sn.Providers = append(sn.Providers, core.ProviderView{Name: "cloud", Orphans: 1, LastListAt: at(-time.Hour),
+	sn.Providers = append(sn.Providers, core.ProviderView{Name: "cloud@north-0a1b2c3d", Orphans: 1, LastListAt: at(-time.Hour),
 		Rooms: []core.RoomView{{Room: core.Room{Name: providers.LimitRoom, Slots: 10}, Instances: 3}}},
-		core.ProviderView{Name: "cloud"}, // has not been listed yet
-		core.ProviderView{Name: "lab", Rooms: []core.RoomView{
+		core.ProviderView{Name: "cloud@south-0a1b2c3d"}, // has not been listed yet
+		core.ProviderView{Name: "lab@old-0a1b2c3d", Rooms: []core.RoomView{
 			{Room: core.Room{Name: "a", VCPUs: 2, Down: true}, TakenVCPUs: 1, TakenMemory: 2 << 30, Instances: 1},
 		}})
 	got := scrape(t, meter(t, sn))
