@@ -11,6 +11,7 @@ import (
 
 	"github.com/rouse-ci/rouse/master/api"
 	"github.com/rouse-ci/rouse/master/api/apitest"
+	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 )
 
@@ -44,6 +45,7 @@ func TestScript(t *testing.T) {
 				w.AddStrays()
 			case "script-reap_blind":
 				w.Live.Providers[0].LastListErr = "connection refused"
+				w.Live.Providers = append(w.Live.Providers, core.ProviderView{Name: "here@elsewhere"}, core.ProviderView{Name: "lab"}, core.ProviderView{Name: "lab@old"})
 			}
 			ctx, cancel := context.WithCancel(context.Background())
 			ended := make(chan error, 1)

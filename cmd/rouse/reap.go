@@ -205,9 +205,14 @@ func (a *app) reapWith(ctx context.Context, o *reapOptions, r reaping, provider,
 func (a *app) showStrays(list api.StrayList) error {
 	t := newTable(a)
 	if len(list.Strays) == 0 {
-		var names []string
+		var names, silent []string // a provider whose block has moved is there twice
 		for _, p := range list.Providers {
-			if p.Error == "" { // else nobody knows what it holds
+			if p.Error != "" { // nobody knows what it holds
+				silent = append(silent, p.Name)
+			}
+		}
+		for _, p := range list.Providers {
+			if !slices.Contains(silent, p.Name) && !slices.Contains(names, p.Name) {
 				names = append(names, p.Name)
 			}
 		}
