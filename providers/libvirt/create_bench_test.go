@@ -30,20 +30,14 @@ func TestHostFigures(t *testing.T) { //nolint:paralleltest // nothing else must 
 	}
 	real(t)
 	defer noneLeft(t)
-	ctx := t.Context()
-	l, err := dial(ctx, "qemu:///system", func(event) {}, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, base := realHost(t)
 	defer l.Close()
 	p := realProvider(t, t.TempDir(), "bench", slog.New(slog.DiscardHandler))
 	defer p.Close() //nolint:errcheck // it holds nothing
-	b := &figures{T: t, ctx: ctx, l: l, p: p, all: map[string][]time.Duration{}}
-	if b.base, err = l.Volume(ctx, "default", "base.qcow2"); err != nil {
-		t.Fatal(err)
-	}
+	b := &figures{T: t, ctx: t.Context(), l: l, p: p, base: base, all: map[string][]time.Duration{}}
 	b.guest = &guest{key: "bench-raw-1", spec: realSpec(), machine: "qemu", tags: tags{Owner: "bench", Key: "bench-raw-1", Worker: "w"},
 		disk: volume{Path: realPool + "/bench.qcow2", Format: "qcow2"}, agent: []byte("{}")}
+	var err error
 	if b.xml, err = b.guest.define(nil); err != nil {
 		t.Fatal(err)
 	}

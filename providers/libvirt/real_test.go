@@ -118,21 +118,29 @@ func TestHostConformance(t *testing.T) {
 	})
 }
 
+// realHost is a connection to the host, and its base image.
+func realHost(t *testing.T) (link, volume) {
+	t.Helper()
+	l, err := dial(t.Context(), "qemu:///system", func(event) {}, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := l.Volume(t.Context(), "default", "base.qcow2")
+	if err != nil {
+		l.Close()
+		t.Fatal(err)
+	}
+	return l, base
+}
+
 // TestHostRestoresRelabelledMemory pins what the provider does to save files to the version of libvirt that it was tried on: two guests from one
 // file run at once, each under its own name. A version that is not in the list is not used so; if this test passes there, it can be.
 func TestHostRestoresRelabelledMemory(t *testing.T) {
 	real(t)
 	defer noneLeft(t)
 	ctx := t.Context()
-	l, err := dial(ctx, "qemu:///system", func(event) {}, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, base := realHost(t)
 	defer l.Close()
-	base, err := l.Volume(ctx, "default", "base.qcow2")
-	if err != nil {
-		t.Fatal(err)
-	}
 	make := func(key providers.Key) *guest {
 		g := &guest{key: key, spec: realSpec(), machine: "qemu", tags: tags{Owner: "pin", Key: key, Worker: "w"}}
 		text, err := overlay(volumeName("pin", key, diskSuffix), base)
