@@ -107,8 +107,7 @@ func (h *house) same(b *hcl.Provider, old []hcl.Provider) bool {
 	return false
 }
 
-// shown is a snapshot as people see it: what workers and instances say of their providers is the name of a block. The providers themselves keep their handles, since
-// two of them may have one block, and whoever waits for their lists must tell them apart.
+// shown is a snapshot as people see it: providers by their blocks' names.
 func shown(sn *core.Snapshot) *core.Snapshot {
 	if sn == nil || !placed(sn) {
 		return sn
@@ -116,11 +115,15 @@ func shown(sn *core.Snapshot) *core.Snapshot {
 	c := *sn
 	c.Workers = append([]core.WorkerView(nil), sn.Workers...)
 	c.Instances = append([]core.InstanceView(nil), sn.Instances...)
+	c.Providers = append([]core.ProviderView(nil), sn.Providers...)
 	for i := range c.Workers {
 		c.Workers[i].Worker.Provider = model.ProviderName(c.Workers[i].Worker.Provider)
 	}
 	for i := range c.Instances {
 		c.Instances[i].Instance.Provider = model.ProviderName(c.Instances[i].Instance.Provider)
+	}
+	for i := range c.Providers {
+		c.Providers[i].Name = model.ProviderName(c.Providers[i].Name)
 	}
 	return &c
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/rouse-ci/rouse/hcl"
 	"github.com/rouse-ci/rouse/master/api"
-	"github.com/rouse-ci/rouse/master/core"
 	"github.com/rouse-ci/rouse/master/model"
 	"github.com/rouse-ci/rouse/master/plan"
 	"github.com/rouse-ci/rouse/providers"
@@ -205,26 +204,6 @@ func (k *unopenable) Open(ctx context.Context, env providers.Env) (providers.Pro
 		return nil, providers.Limits{}, errors.New("the cloud is down")
 	}
 	return k.Kind.Open(ctx, env)
-}
-
-// Whoever looks for strays waits for a new list of each provider, and would take two of one name for one.
-func TestPeopleSeeBlocksWhereInstancesAreAndProvidersKeepTheirHandles(t *testing.T) {
-	t.Parallel()
-	sn := &core.Snapshot{
-		Workers:   []core.WorkerView{{Worker: core.Worker{Name: "w", Provider: "cloud@south-1"}}},
-		Instances: []core.InstanceView{{Instance: core.Instance{Key: "k", Provider: "cloud@north-1"}}},
-		Providers: []core.ProviderView{{Name: "cloud@north-1", Lists: 100}, {Name: "cloud@south-1", Lists: 3}},
-	}
-	got := shown(sn)
-	if got.Workers[0].Worker.Provider != "cloud" || got.Instances[0].Instance.Provider != "cloud" {
-		t.Errorf("people see %+v and %+v", got.Workers, got.Instances)
-	}
-	if got.Providers[0].Name != "cloud@north-1" || got.Providers[1].Name != "cloud@south-1" {
-		t.Errorf("the providers are %+v", got.Providers)
-	}
-	if sn.Workers[0].Worker.Provider != "cloud@south-1" || sn.Instances[0].Instance.Provider != "cloud@north-1" {
-		t.Error("the engine's own snapshot has changed")
-	}
 }
 
 func TestAMasterStartsWithoutTheProviderOfAnOldPlaceAndTriesItAgain(t *testing.T) {

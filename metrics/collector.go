@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,7 +37,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(timers, float64(len(sn.Timers)))
 	gauge(snapshotAge, max(0, now.Sub(sn.Time).Seconds()))
 	c.instances(sn, gauge)
-	c.providers(sn, gauge)
+	c.hosts(sn, gauge)
 	c.costs(sn, now, ch, gauge)
 	c.queue(sn, now, gauge)
 	c.workers(sn, gauge)
@@ -83,83 +82,40 @@ func (c collector) instances(sn *core.Snapshot, gauge emit) {
 		}
 		gauge(pricePerHour, prices[p], p.provider, p.pool)
 	}
-}
-
-// byName are the providers as people see them. A block whose region or host has changed is two, until what it made at the old one is gone: their sums are told,
-// and of two lists the older one. (The same labels twice would refuse the whole page.)
-func byName(list []core.ProviderView) (out []core.ProviderView) {
-	at := map[string]int{}
-	for _, p := range list {
-		p.Name = model.ProviderName(p.Name)
-		i, again := at[p.Name]
-		if !again {
-			at[p.Name] = len(out)
-			p.Rooms = slices.Clone(p.Rooms)
-			out = append(out, p)
-			continue
-		}
-		sum := &out[i]
-		sum.Orphans += p.Orphans
-		if !p.LastListAt.IsZero() && (sum.LastListAt.IsZero() || p.LastListAt.Before(sum.LastListAt)) {
-			sum.LastListAt = p.LastListAt
-		}
-		for _, r := range p.Rooms {
-			k := slices.IndexFunc(sum.Rooms, func(have core.RoomView) bool { return have.Name == r.Name })
-			if k < 0 {
-				sum.Rooms = append(sum.Rooms, r)
-				continue
-			}
-			have := &sum.Rooms[k]
-			have.Down = have.Down || r.Down
-			have.Instances, have.TakenVCPUs, have.TakenMemory = have.Instances+r.Instances, have.TakenVCPUs+r.TakenVCPUs, have.TakenMemory+r.TakenMemory
-			have.Slots, have.VCPUs, have.Memory = limitOf(have.Slots, r.Slots), limitOf(have.VCPUs, r.VCPUs), limitOf(have.Memory, r.Memory)
-		}
-	}
-	return out
-}
-
-// limitOf is the limit of two things together: none if one of them has none.
-func limitOf[N int | int64](a, b N) N {
-	if a == 0 || b == 0 {
-		return 0
-	}
-	return a + b
-}
-
-func (c collector) providers(sn *core.Snapshot, gauge emit) {
-	for _, p := range byName(sn.Providers) {
+	for _, p := range sn.Providers {
 		gauge(orphans, float64(p.Orphans), p.Name)
 		if !p.LastListAt.IsZero() {
 			gauge(listedAt, float64(p.LastListAt.UnixMilli())/1000, p.Name)
 		}
-		hosts(&p, gauge)
 	}
 }
 
 // hosts tells what is taken of the machines that instances share. What has no limit has no gauge for it: 0 would be none at all. A provider's max_instances
 // is no machine, so it has instances and slots only.
-func hosts(p *core.ProviderView, gauge emit) {
-	for _, r := range p.Rooms {
-		of := func(d *prometheus.Desc, v float64) { gauge(d, v, p.Name, r.Name) }
-		limit := func(d *prometheus.Desc, v float64) {
-			if v > 0 {
-				of(d, v)
+func (c collector) hosts(sn *core.Snapshot, gauge emit) {
+	for _, p := range sn.Providers {
+		for _, r := range p.Rooms {
+			of := func(d *prometheus.Desc, v float64) { gauge(d, v, p.Name, r.Name) }
+			limit := func(d *prometheus.Desc, v float64) {
+				if v > 0 {
+					of(d, v)
+				}
 			}
+			of(hostTaken, float64(r.Instances))
+			limit(hostSlots, float64(r.Slots))
+			if r.Name == providers.LimitRoom {
+				continue
+			}
+			up := 1.0
+			if r.Down {
+				up = 0
+			}
+			of(hostUp, up)
+			of(hostVCPUsTaken, float64(r.TakenVCPUs))
+			limit(hostVCPUs, float64(r.VCPUs))
+			of(hostMemTaken, float64(r.TakenMemory))
+			limit(hostMem, float64(r.Memory))
 		}
-		of(hostTaken, float64(r.Instances))
-		limit(hostSlots, float64(r.Slots))
-		if r.Name == providers.LimitRoom {
-			continue
-		}
-		up := 1.0
-		if r.Down {
-			up = 0
-		}
-		of(hostUp, up)
-		of(hostVCPUsTaken, float64(r.TakenVCPUs))
-		limit(hostVCPUs, float64(r.VCPUs))
-		of(hostMemTaken, float64(r.TakenMemory))
-		limit(hostMem, float64(r.Memory))
 	}
 }
 

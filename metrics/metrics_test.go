@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -239,35 +238,6 @@ func TestHostsAreMeasured(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-// A block that names another region now is two providers until the old one's instances are gone, and people see one.
-func TestAProviderThatMovesIsOneToWhoeverMeasures(t *testing.T) {
-	t.Parallel()
-	sn := world()
-	sn.Providers = append(sn.Providers, core.ProviderView{Name: "cloud@north-0a1b2c3d", Orphans: 1, LastListAt: at(-time.Hour),
-		Rooms: []core.RoomView{{Room: core.Room{Name: providers.LimitRoom, Slots: 10}, Instances: 3}}},
-		core.ProviderView{Name: "cloud@south-0a1b2c3d"}, // has not been listed yet
-		core.ProviderView{Name: "lab@old-0a1b2c3d", Rooms: []core.RoomView{
-			{Room: core.Room{Name: "a", VCPUs: 2, Down: true}, TakenVCPUs: 1, TakenMemory: 2 << 30, Instances: 1},
-		}})
-	got := scrape(t, meter(t, sn))
-	for _, want := range []string{
-		`rouse_orphan_instances{provider="cloud"} 3`,
-		`rouse_provider_last_list_timestamp_seconds{provider="cloud"} ` + strconv.FormatFloat(float64(at(-time.Hour).Unix()), 'g', -1, 64), // what is known of it is as old as that
-		`rouse_host_instances{host="max_instances",provider="cloud"} 4`, `rouse_host_slots{host="max_instances",provider="cloud"} 30`,
-		`rouse_host_instances{host="a",provider="lab"} 3`, `rouse_host_up{host="a",provider="lab"} 0`, `rouse_host_vcpus_taken{host="a",provider="lab"} 4`,
-		`rouse_host_vcpus{host="a",provider="lab"} 10`, `rouse_host_memory_taken_bytes{host="a",provider="lab"} 8.589934592e+09`,
-	} {
-		if !strings.Contains(got, "\n"+want+"\n") {
-			t.Errorf("there is no line %s", want)
-		}
-	}
-	for _, unlimited := range []string{`rouse_host_slots{host="a"`, `rouse_host_memory_bytes{host="a"`} { // in one of the two places
-		if strings.Contains(got, unlimited) {
-			t.Errorf("%s is not limited", unlimited)
-		}
 	}
 }
 

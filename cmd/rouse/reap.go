@@ -205,14 +205,9 @@ func (a *app) reapWith(ctx context.Context, o *reapOptions, r reaping, provider,
 func (a *app) showStrays(list api.StrayList) error {
 	t := newTable(a)
 	if len(list.Strays) == 0 {
-		var names, silent []string // a provider whose block has moved is there twice
+		var names []string
 		for _, p := range list.Providers {
-			if p.Error != "" { // nobody knows what it holds
-				silent = append(silent, p.Name)
-			}
-		}
-		for _, p := range list.Providers {
-			if !slices.Contains(silent, p.Name) && !slices.Contains(names, p.Name) {
+			if p.Error == "" { // else nobody knows what it holds
 				names = append(names, p.Name)
 			}
 		}

@@ -14,7 +14,7 @@ import (
 func TestStatusShowsTheHostsOfAProvider(t *testing.T) {
 	t.Parallel()
 	w := apitest.New()
-	w.Live.Providers = []core.ProviderView{{Name: "here"}, {Name: "lab@old-0a1b2c3d", Rooms: []core.RoomView{
+	w.Live.Providers = []core.ProviderView{{Name: "here"}, {Name: "lab", Rooms: []core.RoomView{
 		{Room: core.Room{Name: "a", VCPUs: 8, Memory: 16 << 30, Slots: 4}, TakenVCPUs: 3, TakenMemory: 6 << 30, Instances: 2},
 		{Room: core.Room{Name: "b", Down: true}, Instances: 1, DownSince: apitest.At(time.Minute)},
 	}}}

@@ -155,7 +155,7 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*body[Status], error)
 		}
 	}
 	for _, p := range snap.Providers {
-		out.Providers = append(out.Providers, ProviderStatus{Name: model.ProviderName(p.Name), ListedAt: p.LastListAt, ListError: p.LastListErr, Orphans: p.Orphans, Hosts: hosts(p.Rooms)})
+		out.Providers = append(out.Providers, ProviderStatus{Name: p.Name, ListedAt: p.LastListAt, ListError: p.LastListErr, Orphans: p.Orphans, Hosts: hosts(p.Rooms)})
 	}
 	return &body[Status]{out}, nil
 }
