@@ -52,16 +52,14 @@ func (s *State) configureProviders(list, former []Provider, first bool) {
 				}
 			}
 		}
-		p.cfg = pc
+		p.cfg, p.former = pc, false
 		providers[pc.Name] = p
 		s.pOrder = append(s.pOrder, p)
-		if pc.SweepInterval > 0 && s.timers[sweepTimer+pc.Name].At.IsZero() && p.listOp == 0 {
-			s.arm(sweepTimer+pc.Name, s.now)
-		}
+		s.keepSweeping(p)
 	}
 	for _, pc := range former {
 		if providers[pc.Name] == nil && s.providers[pc.Name] == nil && s.providerInUse(pc.Name) {
-			providers[pc.Name] = &provider{cfg: pc, orphans: map[model.InstanceKey]*orphan{}}
+			s.providers[pc.Name] = &provider{cfg: pc, orphans: map[model.InstanceKey]*orphan{}}
 			for _, w := range s.order { // now somebody can end them: what failed for want of that is tried at once
 				if in := w.facts.Instance; in != nil && in.Provider == pc.Name {
 					w.facts.NotBefore = noTime
@@ -70,12 +68,40 @@ func (s *State) configureProviders(list, former []Provider, first bool) {
 			}
 		}
 	}
-	for name, p := range s.providers { // an instance may outlive its provider's block: keep what its end needs
-		if providers[name] == nil && s.providerInUse(name) {
+	for _, name := range sortedKeys(s.providers) { // an instance may outlive its provider's block: keep what its end needs, and look for strays a while longer
+		p := s.providers[name]
+		if providers[name] != nil {
+			continue
+		}
+		if !p.former {
+			p.former, p.usedAt = true, s.now
+		}
+		if s.needsFormer(p) {
 			providers[name] = p
+			s.keepSweeping(p)
 		}
 	}
 	s.providers = providers
+}
+
+// keepSweeping arms a provider's sweep if none is under way.
+func (s *State) keepSweeping(p *provider) {
+	if p.cfg.SweepInterval > 0 && s.timers[sweepTimer+p.cfg.Name].At.IsZero() && p.listOp == 0 {
+		s.arm(sweepTimer+p.cfg.Name, s.now)
+	}
+}
+
+// needsFormer says whether a provider that is configured no more is still needed: it has instances, or was not yet seen without strays for long enough.
+func (s *State) needsFormer(p *provider) bool {
+	if s.providerInUse(p.cfg.Name) {
+		p.usedAt = s.now
+		return true
+	}
+	if p.cfg.SweepInterval == 0 || !s.now.Before(p.usedAt.Add(FormerGiveUp)) {
+		return false
+	}
+	clean := p.usedAt.Add(FormerSweep)
+	return p.listedAt.Before(clean) || len(p.orphans) > 0
 }
 
 func (s *State) providerInUse(name string) bool {

@@ -24,6 +24,11 @@ const (
 
 	FormerSettle = 10 * time.Minute // the same of a provider: longer than any that is known needs
 	FormerCheck  = 20 * time.Second
+
+	// FormerSweep is how long the sweep goes on at a provider that is configured no more and has no instances: a create may take effect late, after its record was
+	// closed. While the provider does not answer, it goes on for FormerGiveUp.
+	FormerSweep  = time.Hour
+	FormerGiveUp = 24 * time.Hour
 	NoticeTries  = 3 // failures in a row before people are told
 )
 
@@ -146,6 +151,8 @@ type holder struct {
 
 type provider struct {
 	cfg      Provider
+	former   bool      // configured no more
+	usedAt   time.Time // a former one: when it was last configured, or last known to have an instance
 	listOp   model.OpID
 	listedAt time.Time
 	listErr  string

@@ -15,6 +15,10 @@ func (s *State) sweep(name string) {
 	if p == nil || p.listOp != 0 {
 		return
 	}
+	if p.former && !s.needsFormer(p) {
+		delete(s.providers, name)
+		return
+	}
 	p.listOp = s.newOp(opRef{provider: p})
 	s.effect(ListInstances{Op: p.listOp, Provider: name})
 }
@@ -29,7 +33,7 @@ func (s *State) listed(ev Listed) {
 	p.listOp = 0
 	p.listErr = ev.Error
 	p.lists++
-	if p.cfg.SweepInterval > 0 {
+	if p.cfg.SweepInterval > 0 && s.providers[p.cfg.Name] == p {
 		s.arm(sweepTimer+p.cfg.Name, s.now.Add(p.cfg.SweepInterval))
 	}
 	if ev.Error != "" {

@@ -271,6 +271,29 @@ func (w *world) withRetired(c core.Config) core.Config {
 	return c
 }
 
+// withFormer adds the providers that are not in a configuration and that this process has opened: those of earlier configurations, or, after a restart, those that
+// have instances.
+func (w *world) withFormer(c core.Config) core.Config {
+	c.Former = nil
+	for _, name := range sortedKeys(w.opened) {
+		if !slices.ContainsFunc(c.Providers, func(p core.Provider) bool { return p.Name == name }) {
+			c.Former = append(c.Former, w.drawProvider(name))
+		}
+	}
+	for _, p := range c.Providers {
+		w.opened[p.Name] = true
+	}
+	return c
+}
+
+// openAgain forgets what an earlier process has opened.
+func (w *world) openAgain() {
+	clear(w.opened)
+	for _, in := range w.disk.saved().Instances {
+		w.opened[in.Provider] = true
+	}
+}
+
 // submittedUnder remembers what a request must be served with.
 func (w *world) submittedUnder(reqs []core.Request) {
 	for _, r := range reqs {

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/rouse-ci/rouse/master/core"
@@ -155,7 +154,5 @@ func (w *world) checkWhere(k key, provider string) {
 	}
 }
 
-// sweeps says whether a provider is listed: one that was removed is not, unless it has an end to make.
-func (w *world) sweeps(provider string) bool {
-	return slices.ContainsFunc(w.running.Providers, func(p core.Provider) bool { return p.Name == provider })
-}
+// sweeps says whether a provider is listed: one that was removed is, for as long as anything may show up there; the next process does so if it had instances.
+func (w *world) sweeps(provider string) bool { return w.opened[provider] }

@@ -308,7 +308,7 @@ func (w *world) checkCalm() {
 		}
 	}
 	for _, v := range w.sortedVMs() {
-		if v.worker == "lost" && !w.sweeps(v.provider) {
+		if w.explained[v.key] != "" && !w.sweeps(v.provider) {
 			continue
 		}
 		if in, known := w.disk.instances[v.key]; v.goneAt.IsZero() && (!known || !in.GoneAt.IsZero()) {
@@ -322,7 +322,7 @@ func (w *world) checkCalm() {
 
 func (w *world) checkEnd() {
 	for _, v := range w.sortedVMs() {
-		if v.goneAt.IsZero() && (v.worker != "lost" || w.sweeps(v.provider)) {
+		if v.goneAt.IsZero() && (w.explained[v.key] == "" || w.sweeps(v.provider)) {
 			w.fail("nothing lives after a drain", "%s", v.key)
 		}
 	}

@@ -225,5 +225,5 @@ func (w *world) apply(c core.Config) {
 	w.generation++
 	c.Generation = w.generation
 	w.running = c
-	w.deliver(core.ConfigApplied{Config: c})
+	w.deliver(core.ConfigApplied{Config: w.withFormer(c)})
 }

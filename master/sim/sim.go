@@ -131,7 +131,7 @@ func newWorld(o Options) *world {
 	w := &world{
 		seed: o.Seed, rng: rand.New(rand.NewPCG(o.Seed, 0x726f757365)), now: epoch, out: o.Trace, hash: fnv.New64a(), line: &strings.Builder{},
 		hours: o.Hours, quiet: o.Calm, calm: o.Calm, faults: map[string]int{}, rates: map[string]float64{}, agents: map[string][]*agent{}, vms: map[key]*vm{},
-		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, slept: map[key]time.Duration{}, offSince: map[key]time.Time{}, ordered: map[key]bool{}, asked: map[key]bool{}, assigned: map[buildID]bool{}, leaving: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
+		ended: map[reqID]int{}, admitted: map[string]*session{}, sessions: map[sesID]*session{}, explained: map[key]string{}, opened: map[string]bool{}, slept: map[key]time.Duration{}, offSince: map[key]time.Time{}, ordered: map[key]bool{}, asked: map[key]bool{}, assigned: map[buildID]bool{}, leaving: map[key]bool{}, cancelled: map[reqID]bool{}, disk: newDisk(),
 		applies: o.Applies, queued: map[reqID]model.Generation{}, refusable: map[reqID]bool{},
 	}
 	w.plan()

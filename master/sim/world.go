@@ -95,6 +95,7 @@ type world struct {
 	reaps     int
 	lost      int              // machines of lost states
 	assigned  map[buildID]bool // in the step that is being stored
+	opened    map[string]bool  // providers that this process can ask: those of its configurations, and those that had instances when it began
 	explained map[key]string   // a fault broke the provider's promise for this instance: the sweep may have to act
 
 	out  io.Writer
@@ -228,13 +229,14 @@ func (w *world) run() {
 func (w *world) start() {
 	w.up = true
 	w.core = core.Restore(w.disk.saved())
+	w.openAgain()
 	if w.epoch == 0 {
-		w.deliver(core.ConfigApplied{Config: w.running})
+		w.deliver(core.ConfigApplied{Config: w.withFormer(w.running)})
 	} else if w.chance(0.5) { // both orders must do
 		w.deliver(core.Restarted{})
-		w.deliver(core.ConfigApplied{Config: w.withRetired(w.running)})
+		w.deliver(core.ConfigApplied{Config: w.withFormer(w.withRetired(w.running))})
 	} else {
-		w.deliver(core.ConfigApplied{Config: w.withRetired(w.running)})
+		w.deliver(core.ConfigApplied{Config: w.withFormer(w.withRetired(w.running))})
 		w.deliver(core.Restarted{})
 	}
 }
@@ -281,7 +283,7 @@ func (w *world) deliver(ev core.Event) bool {
 			w.checkUntouched(w.history[len(w.history)-1], c.Config, b.Effects)
 		}
 		w.inForce = w.epoch + 1
-		c.Config.Retired, c.Config.RetiredLocks = nil, nil
+		c.Config.Retired, c.Config.RetiredLocks, c.Config.Former = nil, nil, nil
 		w.history = append(w.history, c.Config)
 	}
 	if err := w.core.Check(); err != nil {
