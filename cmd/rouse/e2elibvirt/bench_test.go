@@ -31,7 +31,7 @@ func TestBench(t *testing.T) {
 		w.mine = append(w.mine, fmt.Sprintf("ten-%d", n+1))
 	}
 	w.configure("", worker("cold", "", guest(""), "true"), worker("fast", "", guest("fast = true"), "true"),
-		worker("ten", "count = 10\n  build_wait_timeout = \"15s\"", guest("fast = true"), "true")) // the end of one is no part of how another begins
+		worker("ten", "count = 10", guest("fast = true"), "true"))
 	w.up()
 	one := func(builder string) time.Duration {
 		w.until("all have ended", func() bool { return len(w.instances()) == 0 && len(w.left()) == 0 })
