@@ -299,6 +299,44 @@ func TestAnInstanceIsEndedInThePlaceWhereItWasMade(t *testing.T) {
 	}
 }
 
+// hurried is swept often, and remembers who opened the provider of a place.
+type hurried struct {
+	*fake.Kind
+	mu     sync.Mutex
+	opened map[string]providers.Provider
+	owner  providers.Owner
+}
+
+func (k *hurried) Open(ctx context.Context, env providers.Env) (providers.Provider, providers.Limits, error) {
+	p, lim, err := k.Kind.Open(ctx, env)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.opened[k.Place(env.Config)], k.owner = p, env.Owner
+	lim.CreateTimeout, lim.SweepInterval = 500*time.Millisecond, 50*time.Millisecond
+	return p, lim, err
+}
+
+func TestAMachineThatComesLateToAnOldPlaceIsEnded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	k := &hurried{Kind: s.kind, opened: map[string]providers.Provider{}}
+	s.o.Hcl.Kinds = map[string]providers.Kind{"fake": k}
+	s.write(text(`place = "here"`, ""))
+	s.up()
+	s.write(text(`place = "there"`, ""))
+	s.reconfig()
+	k.mu.Lock()
+	here, late := k.opened["here"], providers.Key(string(k.owner)+"-w-7")
+	k.mu.Unlock()
+	if _, err := here.Create(t.Context(), providers.CreateRequest{Key: late, Owner: k.owner, Worker: "w", Spec: fake.Spec{}}); err != nil {
+		t.Fatal(err)
+	}
+	s.until("it is ended", func() bool { return len(s.kind.Instances("cloud")) == 0 })
+	if !strings.Contains(s.log.String(), string(late)) {
+		t.Error("nobody is told of it")
+	}
+}
+
 func TestAPlanSaysWhatARemovedProviderOrAnOldPlaceStillHolds(t *testing.T) {
 	t.Parallel()
 	for name, next := range map[string]string{
