@@ -96,7 +96,7 @@ func attachToNobody() {
 		}
 	}()
 	a, err := worker.New(worker.Config{Master: "ws://" + l.Addr().String(), Name: "x", Secret: "x", Instance: "x", Basedir: dir, Adopt: true, Version: programVersion(),
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)).With("worker", "x")})
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)).With("worker", "x")}) //nolint:sloglint // the handler that it will have is rehearsed, too
 	if err != nil {
 		_ = l.Close()
 		return
