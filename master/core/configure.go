@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/rouse-ci/rouse/master/core/latent"
 	"github.com/rouse-ci/rouse/master/core/schedule"
@@ -74,7 +75,7 @@ func (s *State) configureProviders(list, former []Provider, first bool) {
 			continue
 		}
 		if !p.former {
-			p.former, p.usedAt = true, s.now
+			p.former, p.usedAt, p.unheard = true, s.now, 0
 		}
 		if s.needsFormer(p) {
 			providers[name] = p
@@ -94,10 +95,10 @@ func (s *State) keepSweeping(p *provider) {
 // needsFormer says whether a provider that is configured no more is still needed: it has instances, or was not yet seen without strays for long enough.
 func (s *State) needsFormer(p *provider) bool {
 	if s.providerInUse(p.cfg.Name) {
-		p.usedAt = s.now
+		p.usedAt, p.unheard = s.now, 0
 		return true
 	}
-	if p.cfg.SweepInterval == 0 || !s.now.Before(p.usedAt.Add(FormerGiveUp)) {
+	if p.cfg.SweepInterval == 0 || time.Duration(p.unheard)*p.cfg.SweepInterval >= FormerGiveUp {
 		return false
 	}
 	clean := p.usedAt.Add(FormerSweep)

@@ -26,7 +26,8 @@ const (
 	FormerCheck  = 20 * time.Second
 
 	// FormerSweep is how long the sweep goes on at a provider that is configured no more and has no instances: a create may take effect late, after its record was
-	// closed. While the provider does not answer, it goes on for FormerGiveUp.
+	// closed. What is seen by then is looked after for as long as it is seen. While the provider does not answer, it is asked as often as the sweep asks in FormerGiveUp:
+	// the time itself passes, too, while the machine of the master is suspended.
 	FormerSweep  = time.Hour
 	FormerGiveUp = 24 * time.Hour
 	NoticeTries  = 3 // failures in a row before people are told
@@ -153,6 +154,7 @@ type provider struct {
 	cfg      Provider
 	former   bool      // configured no more
 	usedAt   time.Time // a former one: when it was last configured, or last known to have an instance
+	unheard  int       // a former one: lists that failed since then or since one came, whichever is later
 	listOp   model.OpID
 	listedAt time.Time
 	listErr  string

@@ -37,9 +37,10 @@ func (s *State) listed(ev Listed) {
 		s.arm(sweepTimer+p.cfg.Name, s.now.Add(p.cfg.SweepInterval))
 	}
 	if ev.Error != "" {
+		p.unheard++
 		return // a failed list says nothing, least of all that something is gone
 	}
-	p.listedAt = s.now
+	p.listedAt, p.unheard = s.now, 0
 
 	seen := make(map[model.InstanceKey]bool, len(ev.Instances))
 	for _, sg := range ev.Instances {

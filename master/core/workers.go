@@ -342,6 +342,9 @@ func (s *State) vanish(w *worker, why string) {
 	s.entry(Entry{Kind: "instance", Worker: w.cfg.Name, Instance: in.Key, From: from, To: "gone", Cause: why})
 	s.gone = append(s.gone, *in)
 	delete(s.instances, in.Key)
+	if p := s.providers[in.Provider]; p != nil {
+		p.usedAt = s.now
+	}
 	w.facts.Instance, w.facts.Certain, w.facts.Missed, w.facts.Outdated, w.facts.Look = nil, true, false, false, false
 	w.facts.Leaving = ""
 	s.account(w)
