@@ -101,6 +101,9 @@ func TestManyLaunchesAskARealServerOnceForImageAndPrice(t *testing.T) {
 	t.Parallel()
 	w := ec2test.Start(t)
 	p := choosing(t, w, nil)
+	comes(t, func() bool {
+		return p.maxPrice(t.Context(), Market{Spot: true, PriceMultiplier: 1.2, Product: "Linux/UNIX"}, "t3.micro", "us-east-1a") != ""
+	})
 	for range 50 {
 		if _, err := p.image(t.Context(), newest()); err != nil {
 			t.Fatal(err)
@@ -114,11 +117,22 @@ func TestManyLaunchesAskARealServerOnceForImageAndPrice(t *testing.T) {
 	}
 }
 
+// comes waits for a price that a busy server gives later than a plan waits for it.
+func comes(t *testing.T, come func() bool) {
+	t.Helper()
+	for end := time.Now().Add(priceAsk); !come(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no price came")
+		}
+	}
+}
+
 func TestPricesOfAServer(t *testing.T) {
 	t.Parallel()
 	w := ec2test.Start(t)
 	w.Price("t3.micro", 0.0123)
 	p := choosing(t, w, nil)
+	comes(t, func() bool { got, _ := p.Price(t.Context(), worldSpec()); return got.Source == "on-demand list price" })
 	for range 3 {
 		if got, err := p.Price(t.Context(), worldSpec()); err != nil || got.Running != 0.0123 || got.Source != "on-demand list price" || got.Stopped <= 0 {
 			t.Errorf("%+v, %v", got, err)
@@ -126,6 +140,7 @@ func TestPricesOfAServer(t *testing.T) {
 	}
 	s := worldSpec()
 	s.Market = Market{Spot: true, Product: "Linux/UNIX"}
+	comes(t, func() bool { got, _ := p.Price(t.Context(), s); return got.Source == "spot, mean of 24 h" })
 	if got, err := p.Price(t.Context(), s); err != nil || got.Running <= 0 || got.Source != "spot, mean of 24 h" {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -108,6 +108,11 @@ type haste struct{}
 // after some tries, and not when the deadline is over.
 func inHaste(ctx context.Context) context.Context { return context.WithValue(ctx, haste{}, true) }
 
+type optionally struct{}
+
+// optional is for calls whose answer is only worth knowing: what fails is repeated once, and not for as long as the deadline allows.
+func optional(ctx context.Context) context.Context { return context.WithValue(ctx, optionally{}, true) }
+
 // governed wraps one operation of a client.
 func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Context, *I, ...func(*Opt)) (*O, error)) call[I, O] {
 	return func(ctx context.Context, in *I) (*O, error) {
@@ -116,7 +121,7 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 			backoff.WithInitialInterval(100*time.Millisecond), // with a randomization of 1: full jitter up to twice the interval
 			backoff.WithRandomizationFactor(1), backoff.WithMultiplier(2), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 		failed, patience := &callError{op: op}, c.attempt
-		nameless := 0
+		nameless, failures := 0, 0
 		for {
 			if err := b.limit.Wait(ctx); err != nil {
 				if failed.err == nil {
@@ -148,6 +153,11 @@ func governed[I, O, Opt any](g *governor, c class, op string, f func(context.Con
 			}
 			if noSuchName(err) {
 				if nameless++; nameless >= nameTries && ctx.Value(haste{}) != nil {
+					return nil, failed
+				}
+			}
+			if fate != fateThrottled {
+				if failures++; failures > 1 && ctx.Value(optionally{}) != nil {
 					return nil, failed
 				}
 			}

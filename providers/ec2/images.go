@@ -30,6 +30,8 @@ type chooser struct {
 	images memo[image]
 	spots  memo[[]float64]
 	lists  memo[float64]
+
+	spotPrices, listPrices *priceSource
 }
 
 // newChooser makes a chooser for one region. owner is whose instances are not strangers to a preflight.
@@ -39,6 +41,9 @@ func newChooser(a *api, config Config, region string, owner providers.Owner, log
 		images: memo[image]{keep: keepImage},
 		spots:  memo[[]float64]{keep: keepFor[[]float64](10*time.Minute, time.Minute)},
 		lists:  memo[float64]{keep: keepFor[float64](24*time.Hour, 10*time.Minute)},
+
+		spotPrices: &priceSource{log: log, down: "ec2: the history of spot prices cannot be read: bids are max_price alone, and prices of spot instances are those on demand"},
+		listPrices: &priceSource{log: log, down: "ec2: the price list cannot be read: prices are those built into rouse, or unknown"},
 	}
 }
 

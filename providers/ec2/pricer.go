@@ -17,7 +17,7 @@ import (
 
 // Price implements providers.Pricer. It is the price of the spec's first choice (its first type, in its first place and market); instances that a
 // shortage has put elsewhere cost something else, at most Most, which is that of the dearest choice. What stopped instances cost is an estimate: all their disks as gp3 volumes at the price of
-// us-east-1. It is never an error that a price is not known: then it is 0, and Source says so.
+// us-east-1. It is never an error that a price is not known, and it is not waited for long: then it is 0, and Source says so.
 func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) {
 	ctx = inHaste(ctx)
 	s, err := checkSpec("price", spec)
@@ -31,8 +31,10 @@ func (c *chooser) Price(ctx context.Context, spec any) (providers.Price, error) 
 	if len(s.Zones) > 0 && len(s.Subnets) == 0 {
 		zone = wholeZone(c.region, s.Zones[0])
 	}
-	p := c.runningPrice(ctx, s.Market, s.Types[0], zone)
-	p.Most = max(p.Running, c.mostPrice(ctx, s, zone))
+	patient, leave := c.patiently(ctx)
+	defer leave()
+	p := c.runningPrice(patient, s.Market, s.Types[0], zone)
+	p.Most = max(p.Running, c.mostPrice(patient, s, zone))
 	p.Stopped = diskPrice(c.diskGiB(ctx, s))
 	return p, nil
 }
@@ -77,9 +79,7 @@ func (c *chooser) runningPrice(ctx context.Context, m Market, instanceType, zone
 
 // listPrice is the on-demand price: that of the price list API, or else that of the table in this program.
 func (c *chooser) listPrice(ctx context.Context, instanceType string) providers.Price {
-	usd, err := c.lists.get(ctx, instanceType, func(ctx context.Context) (float64, error) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // nobody waits long for what is only worth knowing
-		defer cancel()
+	usd, err := askPrice(ctx, c.listPrices, &c.lists, instanceType, func(ctx context.Context) (float64, error) {
 		return c.askListPrice(ctx, instanceType)
 	})
 	if err == nil {
@@ -104,6 +104,7 @@ func (c *chooser) askListPrice(ctx context.Context, instanceType string) (float6
 	var products []string
 	for range 5 { // a type has a handful of products that fit
 		out, err := c.api.GetProducts(ctx, in)
+		c.listPrices.heard(err)
 		if err != nil {
 			return 0, fail("price", err, "read the price list for %s", instanceType)
 		}

@@ -46,13 +46,15 @@ func mean(prices []float64) (float64, bool) {
 }
 
 // maxPrice is what the request for a spot instance of this type in this zone ("": any) says as its MaxPrice; "" is no limit but the on-demand
-// price. It never stands in the way of a launch: without the history of prices, the limit is MaxPrice alone.
+// price. It never stands in the way of a launch: without the history of prices, or if it does not come soon, the limit is MaxPrice alone.
 func (c *chooser) maxPrice(ctx context.Context, m Market, instanceType, zone string) string {
 	var history []float64
 	if m.PriceMultiplier > 0 {
+		ctx, leave := c.patiently(ctx)
+		defer leave()
 		var err error
 		if history, err = c.spotHistory(ctx, m.Product, instanceType, zone); err != nil {
-			c.log.Warn("no history of spot prices, so the bid is max_price alone", "type", instanceType, "zone", zone, "error", err)
+			c.log.Debug("no history of spot prices, so the bid is max_price alone", "type", instanceType, "zone", zone, "error", err)
 			m.PriceMultiplier = 0
 		}
 	}
@@ -69,7 +71,7 @@ const maxHistory = 10_000
 // spotHistory are the prices of the last 24 h of a type in a zone ("": in all), for a product such as "Linux/UNIX".
 func (c *chooser) spotHistory(ctx context.Context, product, instanceType, zone string) ([]float64, error) {
 	key := fmt.Sprintf("%q %q %q", product, instanceType, zone)
-	return c.spots.get(ctx, key, func(ctx context.Context) ([]float64, error) {
+	return askPrice(ctx, c.spotPrices, &c.spots, key, func(ctx context.Context) ([]float64, error) {
 		now := time.Now()
 		in := &ec2.DescribeSpotPriceHistoryInput{
 			InstanceTypes: []types.InstanceType{types.InstanceType(instanceType)}, ProductDescriptions: []string{product},
@@ -80,7 +82,8 @@ func (c *chooser) spotHistory(ctx context.Context, product, instanceType, zone s
 		}
 		var prices []float64
 		for range maxHistory / 100 {
-			out, err := within(ctx, c.callTimeout(), c.api.DescribeSpotPriceHistory, in)
+			out, err := c.api.DescribeSpotPriceHistory(ctx, in)
+			c.spotPrices.heard(err)
 			if err != nil {
 				return nil, fail("price", err, "read the history of spot prices of %s", instanceType)
 			}
