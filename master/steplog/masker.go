@@ -87,13 +87,18 @@ func (s *Stream) Flush() error {
 	return s.pass()
 }
 
-// pass lets through what is decided.
+// pass lets through what is decided, also of a Write whose end is not.
 func (s *Stream) pass() error {
-	for it := s.mask.head(); it != nil; it = s.mask.head() {
+	for len(s.mask.queue) > 0 {
+		it := s.mask.queue[0]
 		if len(it.out) > 0 {
 			if _, err := s.w.Write(it.out); err != nil {
 				return err
 			}
+			it.out = it.out[:0]
+		}
+		if it.left > 0 {
+			return nil
 		}
 		s.mask.pop()
 	}

@@ -66,7 +66,7 @@ func TestWhatAStreamHoldsBackIsWrittenInTheEnd(t *testing.T) {
 	t.Parallel()
 	var buf bytes.Buffer
 	out := NewMasker([][]byte{[]byte("0123456789")}).Stream(&buf)
-	if _, err := out.Write([]byte("x012")); err != nil || buf.String() != "" {
+	if _, err := out.Write([]byte("x012")); err != nil || buf.String() != "x" {
 		t.Errorf("%q, %v", buf.String(), err)
 	}
 	if err := out.Flush(); err != nil || buf.String() != "x012" {
@@ -171,4 +171,25 @@ func TestWhatIsLearnedLateIsMaskedHoweverItIsCut(t *testing.T) {
 			rt.Errorf("%q is in %q", secret, got[0])
 		}
 	})
+}
+
+// TestAStreamHoldsBackNoMoreThanItMust: who follows a console sees the line at which a machine hangs, whatever its last letter is.
+func TestAStreamHoldsBackNoMoreThanItMust(t *testing.T) {
+	t.Parallel()
+	var buf bytes.Buffer
+	s := NewMasker([][]byte{[]byte("hunter2")}).Stream(&buf)
+	for _, c := range []struct{ write, seen string }{
+		{"boots\nPW=hunter2 and what follows h", "boots\nPW=(secret) and what follows "},
+		{"un", "boots\nPW=(secret) and what follows "},
+		{"g", "boots\nPW=(secret) and what follows hung"},
+		{" hunter", "boots\nPW=(secret) and what follows hung "},
+		{"2", "boots\nPW=(secret) and what follows hung (secret)"},
+	} {
+		if _, err := s.Write([]byte(c.write)); err != nil {
+			t.Fatal(err)
+		}
+		if buf.String() != c.seen {
+			t.Errorf("after %q: %q, want %q", c.write, buf.String(), c.seen)
+		}
+	}
 }
