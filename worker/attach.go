@@ -5,9 +5,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ const (
 	dialTimeout  = 10 * time.Second
 	helloTimeout = 30 * time.Second
 	closeTimeout = time.Second
+	maxRefusal   = 1 << 10 // bytes of an answer that is no WebSocket
 	firstRetry   = 100 * time.Millisecond
 	longestRetry = 10 * time.Second
 )
@@ -127,6 +130,8 @@ func (a *Agent) unreachable(err error, resp *http.Response) error {
 	at := a.master()
 	var ue *url.Error
 	switch {
+	case wantsTLS(err, resp) && strings.HasPrefix(at, "ws:"):
+		return fmt.Errorf("the master at %s speaks TLS: use wss:// instead of ws://", at)
 	case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
 		return fmt.Errorf("%s answered %s instead of opening a WebSocket: is it the worker port of a master? Its API has another one", at, resp.Status)
 	case errors.Is(err, http.ErrSchemeMismatch):
@@ -135,6 +140,16 @@ func (a *Agent) unreachable(err error, resp *http.Response) error {
 		return fmt.Errorf("no master answers at %s: %w", at, ue.Err)
 	}
 	return fmt.Errorf("no master answers at %s: %w", at, err)
+}
+
+// wantsTLS says that an answer to a request without TLS is that of a port which speaks it: servers of HTTP say so in words (of those that Dial has kept),
+// others send an alert of TLS (a record of type 21 and version 3.x), which is no HTTP.
+func wantsTLS(err error, resp *http.Response) bool {
+	if resp != nil && resp.StatusCode == http.StatusBadRequest {
+		text, readErr := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+		return readErr == nil && strings.Contains(string(text), "HTTPS")
+	}
+	return err != nil && strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`)
 }
 
 // master is the master's URL for people: somebody may have put a password into it.
