@@ -49,7 +49,7 @@ func (p *provider) Check(ctx context.Context, specs []any) (found []providers.Fi
 
 // noConnection names a host, unless there is only one.
 func (p *provider) noConnection(h *host) string {
-	if len(p.hosts) == 1 && h.Name == "host" {
+	if len(p.hosts) == 1 && h.Name == onlyHost {
 		return "No connection to libvirt"
 	}
 	return "No connection to host " + h.Name
@@ -57,7 +57,7 @@ func (p *provider) noConnection(h *host) string {
 
 // attrOf is where a host's attribute stands: in its block, or in the provider's own if that is the only host.
 func (p *provider) attrOf(h *host, name string) string {
-	if len(p.hosts) == 1 && h.Name == "host" {
+	if len(p.hosts) == 1 && h.Name == onlyHost {
 		return name
 	}
 	return "host." + name
@@ -81,24 +81,24 @@ type addFinding func(fatal bool, spec int, attr, summary, format string, args ..
 func (p *provider) checkHost(ctx context.Context, h *host, l link, specs []any, add addFinding) {
 	n, err := l.Node(ctx)
 	if err != nil {
-		add(false, -1, "", "Host "+h.Name+" does not say what it has", "%s.", err)
+		add(false, -1, "", h.Title()+" does not say what it has", "%s.", err)
 		return
 	}
 	if h.Memory > n.Memory && n.Memory > 0 {
-		add(false, -1, p.attrOf(h, "memory"), "More memory than the host has", "Host %s has %d MiB.", h.Name, n.Memory>>20)
+		add(false, -1, p.attrOf(h, "memory"), "More memory than the host has", "%s has %d MiB.", h.Title(), n.Memory>>20)
 	}
 	if h.VCPUs > 4*n.CPUs && n.CPUs > 0 {
-		add(false, -1, p.attrOf(h, "vcpus"), "Many more virtual processors than real ones", "Host %s has %d processors.", h.Name, n.CPUs)
+		add(false, -1, p.attrOf(h, "vcpus"), "Many more virtual processors than real ones", "%s has %d processors.", h.Title(), n.CPUs)
 	}
 	if pl, err := l.Pool(ctx, p.cfg.Pool); err != nil && kindOf(err) == noPool {
-		add(true, -1, "pool", "No such storage pool", "Host %s has no pool %q: virsh pool-define-as %s dir --target /var/lib/libvirt/images; virsh pool-start %s; virsh pool-autostart %s.",
-			h.Name, p.cfg.Pool, p.cfg.Pool, p.cfg.Pool, p.cfg.Pool)
+		add(true, -1, "pool", "No such storage pool", "%s has no pool %q: virsh pool-define-as %s dir --target /var/lib/libvirt/images; virsh pool-start %s; virsh pool-autostart %s.",
+			h.Title(), p.cfg.Pool, p.cfg.Pool, p.cfg.Pool, p.cfg.Pool)
 		return
 	} else if err == nil && !pl.Active {
-		add(true, -1, "pool", "The storage pool is not active", "On host %s: virsh pool-start %s.", h.Name, p.cfg.Pool)
+		add(true, -1, "pool", "The storage pool is not active", "On %s: virsh pool-start %s.", h.title(), p.cfg.Pool)
 		return
 	} else if err == nil && pl.Capacity > 0 && pl.Available < pl.Capacity/50 {
-		add(false, -1, "pool", "The storage pool is nearly full", "Pool %s of host %s has %d MiB left.", p.cfg.Pool, h.Name, pl.Available>>20)
+		add(false, -1, "pool", "The storage pool is nearly full", "Pool %s of %s has %d MiB left.", p.cfg.Pool, h.title(), pl.Available>>20)
 	}
 	for i, spec := range specs {
 		if s, ok := spec.(Spec); ok {
@@ -122,7 +122,7 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 			attr = a.attr
 		}
 		bad := providers.ClassOf(err) == providers.BadConfig
-		add(bad, i, attr, map[bool]string{true: "This instance can not be made on host ", false: "Not all can be seen of what this instance needs on host "}[bad]+h.Name, "%s.", strings.TrimSuffix(text, "."))
+		add(bad, i, attr, map[bool]string{true: "This instance can not be made on ", false: "Not all can be seen of what this instance needs on "}[bad]+h.title(), "%s.", strings.TrimSuffix(text, "."))
 		return
 	}
 	limit := h.Memory
@@ -130,27 +130,27 @@ func (p *provider) checkSpec(ctx context.Context, h *host, l link, n node, i int
 		limit = n.Memory
 	}
 	if limit > 0 && m.memory > limit {
-		add(true, i, "memory", "The guest does not fit", "Host %s has %d MiB for guests; it needs %d.", h.Name, limit>>20, m.memory>>20)
+		add(true, i, "memory", "The guest does not fit", "%s has %d MiB for guests; it needs %d.", h.Title(), limit>>20, m.memory>>20)
 	}
 	if h.VCPUs > 0 && m.vcpus > h.VCPUs {
-		add(true, i, "vcpus", "The guest does not fit", "Host %s has %d virtual processors for guests; it needs %d.", h.Name, h.VCPUs, m.vcpus)
+		add(true, i, "vcpus", "The guest does not fit", "%s has %d virtual processors for guests; it needs %d.", h.Title(), h.VCPUs, m.vcpus)
 	}
 	for _, name := range networksOf(s, m) {
 		switch net, err := l.Network(ctx, name); {
 		case err != nil && kindOf(err) == noNetwork:
-			add(true, i, "network", "No such network", "Host %s has no network %q. rouse libvirt network %s prints a definition for virsh net-define.", h.Name, name, name)
+			add(true, i, "network", "No such network", "%s has no network %q. rouse libvirt network %s prints a definition for virsh net-define.", h.Title(), name, name)
 		case err == nil && !net.Active:
-			add(true, i, "network", "The network is not active", "On host %s: virsh net-start %s; virsh net-autostart %s.", h.Name, name, name)
+			add(true, i, "network", "The network is not active", "On %s: virsh net-start %s; virsh net-autostart %s.", h.title(), name, name)
 		}
 	}
 	if s.Fast && !mayRelabel(n.Libvirt) {
-		add(false, i, "fast", "Instances will boot", "They can be restored from memory with libvirt %s only; host %s has %s.", strings.Join(relabelled, "x, ")+"x", h.Name, n.Libvirt)
+		add(false, i, "fast", "Instances will boot", "They can be restored from memory with libvirt %s only; %s has %s.", strings.Join(relabelled, "x, ")+"x", h.title(), n.Libvirt)
 	}
 	if s.Fast && hasVariables(m.template) {
 		add(false, i, "fast", "Instances will boot", "The guest's firmware (UEFI) keeps variables in a file: it cannot be restored from a memory that others share. Use one with BIOS.")
 	}
 	if used := p.records.users(h.Name, m.base.Path, m.base.fingerprint()); used > 0 && s.Clone == "overlay" {
-		add(false, i, "base_image", "The base image has changed", "%d instances on host %s depend on what %s was before. Until they have ended, no instance is made.", used, h.Name, m.base.Path)
+		add(false, i, "base_image", "The base image has changed", "%d instances on %s depend on what %s was before. Until they have ended, no instance is made.", used, h.title(), m.base.Path)
 	}
 }
 

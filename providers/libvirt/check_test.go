@@ -49,7 +49,7 @@ func TestPreflightFindsWhatACreateWouldMeet(t *testing.T) {
 			*s = Spec{XML: predefined, Clone: "overlay"}
 			delete(h.pools["default"], "base.qcow2")
 		}, providers.Finding{Fatal: true, Attr: "xml", Detail: `no image "base.qcow2"`}},
-		"other libvirt": {good(), func(h *fakeHost, _ *Config, s *Spec) { h.node.Libvirt, s.Fast = "99.0.0", true }, providers.Finding{Attr: "fast", Detail: "host host has 99.0.0"}},
+		"other libvirt": {good(), func(h *fakeHost, _ *Config, s *Spec) { h.node.Libvirt, s.Fast = "99.0.0", true }, providers.Finding{Attr: "fast", Detail: "; the host has 99.0.0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -162,5 +162,45 @@ func TestADirectoryThatCannotBeAPoolEndsTheBuildAndALostConnectionDoesNot(t *tes
 		if _, err := p.Create(t.Context(), asked("me-w1-1", spec)); providers.ClassOf(err) != want {
 			t.Errorf("%v: %v, want %s", fail, err, want)
 		}
+	}
+}
+
+// TestAHostWithoutANameIsTheHost: a provider without host blocks has one host, and its author has never heard of a host called "host".
+func TestAHostWithoutANameIsTheHost(t *testing.T) {
+	t.Parallel()
+	absent := func(_ *fakeHost, _ *Config, s *Spec) { s.BaseImage = "bse.qcow2" }
+	for name, c := range map[string]struct {
+		spoil func(h *fakeHost, cfg *Config, s *Spec)
+		want  string
+	}{
+		"no image":      {absent, `the host has no image "bse.qcow2" in pool default`},
+		"no pool":       {func(_ *fakeHost, cfg *Config, _ *Spec) { cfg.Pool = "fast" }, `the host has no storage pool "fast"`},
+		"no template":   {func(_ *fakeHost, _ *Config, s *Spec) { *s = Spec{Domain: "golden", Clone: "overlay"} }, `the host has no domain "golden"`},
+		"no connection": {func(h *fakeHost, _ *Config, _ *Spec) { h.down = &linkError{unreachable, "x"} }, "the host: "},
+		"no room":       {func(_ *fakeHost, cfg *Config, _ *Spec) { cfg.Hosts[0].Memory = 64 << 20 }, "no host has room (the host: "},
+		"a named one": {func(h *fakeHost, cfg *Config, s *Spec) {
+			cfg.Hosts[0].Name = "a"
+			absent(h, cfg, s)
+		}, `host a has no image "bse.qcow2" in pool default`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, cfg, s := newFakeHost(), config(), good()
+			c.spoil(h, &cfg, &s)
+			p := opened(t, t.TempDir(), cfg, h.dial)
+			_, err := p.Create(t.Context(), asked("me-w1-1", s))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			said := []string{err.Error()}
+			for _, f := range p.Check(t.Context(), []any{s}) {
+				said = append(said, f.Summary, f.Detail)
+			}
+			for _, text := range said {
+				if lower := strings.ToLower(text); strings.Contains(lower, "host host") || strings.Contains(lower, "the the") {
+					t.Error(text)
+				}
+			}
+		})
 	}
 }

@@ -95,7 +95,7 @@ func (Kind) DecodeProvider(body hcl2.Body, ctx *hcl2.EvalContext) (any, hcl2.Dia
 	}
 	switch {
 	case len(c.Hosts) == 0:
-		single.Name = "host"
+		single.Name = onlyHost
 		if single.URI == "" {
 			single.URI = "qemu:///system"
 		}

@@ -41,7 +41,7 @@ func (p *provider) Create(ctx context.Context, req providers.CreateRequest) (pro
 	case err != nil && (len(p.hosts) == 1 || rec.Host != ""):
 		return providers.Instance{}, err
 	case f != nil && f.foreign:
-		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "host %s has a domain %s that is not ours; it is left alone", f.host.Name, f.domain.Name)
+		return providers.Instance{}, providers.Errorf(providers.BadConfig, "create", "%s has a domain %s that is not ours; it is left alone", f.host.title(), f.domain.Name)
 	case f != nil && f.domain != nil:
 		return p.seen(ctx, req.Key, f), nil
 	case f != nil: // volumes that nobody uses
@@ -81,7 +81,7 @@ func (p *provider) make(ctx context.Context, req providers.CreateRequest, spec S
 	}
 	if n := p.records.users(h.Name, m.base.Path, m.base.fingerprint()); n > 0 && spec.Clone == "overlay" {
 		return in, providers.Errorf(providers.BadConfig, "create",
-			"the base image %s on host %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.Name, n)
+			"the base image %s on %s has changed under %d instances whose disks depend on it: give a new version a new name, or wait until they have ended", m.base.Path, h.title(), n)
 	}
 	rec = record{Worker: req.Worker, Host: h.Name, URI: h.URI, Pool: m.pool, Dir: m.dir, Image: m.base.fingerprint(), NVRAM: hasVariables(m.template), At: time.Now()}
 	if err := p.records.save(req.Key, rec); err != nil {
@@ -141,7 +141,7 @@ func (p *provider) fromMemory(ctx context.Context, l link, h *host, g *guest, m 
 		g.tags.Fast, g.tags.Agent = false, ""
 		if left := p.scrap(l, g, m); left != nil {
 			p.templates.forget(g.key) // if it runs on, the next call tells it who it is
-			return false, providers.Errorf(providers.Unknown, "create", "host %s: restore from memory: %w; and what is left of it: %w", h.Name, err, left)
+			return false, providers.Errorf(providers.Unknown, "create", "%s: restore from memory: %w; and what is left of it: %w", h.title(), err, left)
 		}
 	}
 	if err != nil {
@@ -190,7 +190,7 @@ func (p *provider) undo(l link, h *host, g *guest, m *materials, err error) erro
 		}
 	}
 	if lookErr != nil { // then the answer must not be a certain no: somebody must come back for them
-		return providers.Errorf(providers.Unknown, "create", "%w; and its volumes on host %s could not be removed: %w", err, h.Name, lookErr)
+		return providers.Errorf(providers.Unknown, "create", "%w; and its volumes on %s could not be removed: %w", err, h.title(), lookErr)
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package libvirt
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,22 @@ type host struct {
 	closed  bool
 	lostAt  time.Time // zero if the last connection has not broken
 }
+
+// onlyHost is the name of the host of a provider without host blocks.
+const onlyHost = "host"
+
+// titleOf is what people call a host. One that nobody has named has no name for them.
+func titleOf(name string) string {
+	if name == onlyHost {
+		return "the host"
+	}
+	return "host " + name
+}
+
+func (h *host) title() string { return titleOf(h.Name) }
+
+// Title is title at the beginning of a sentence.
+func (h *host) Title() string { t := h.title(); return strings.ToUpper(t[:1]) + t[1:] }
 
 // isLost says whether there should be a connection, and is none: it has broken, or could not be made.
 func (h *host) isLost() bool {
@@ -142,9 +159,9 @@ func classify(op, host string, err error) error {
 		class = providers.NoCapacity
 	}
 	if op == "create" || class != providers.NotFound && class != providers.BadConfig {
-		return providers.Errorf(class, op, "host %s: %w", host, err)
+		return providers.Errorf(class, op, "%s: %w", titleOf(host), err)
 	}
-	return providers.Errorf(providers.Unknown, op, "host %s: %w", host, err)
+	return providers.Errorf(providers.Unknown, op, "%s: %w", titleOf(host), err)
 }
 
 // keyed lets one call at a time work on a name.

@@ -38,11 +38,11 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 		d, err := l.Domain(ctx, name)
 		switch {
 		case err != nil && kindOf(err) == noDomain:
-			return nil, bad("host %s has no domain %q to make guests from, and the instance block says neither xml nor base_image", h.Name, name)
+			return nil, bad("%s has no domain %q to make guests from, and the instance block says neither xml nor base_image", h.title(), name)
 		case err != nil:
 			return nil, classify("create", h.Name, err)
 		case d.Power != powerOff:
-			return nil, bad("the domain %q of host %s is a template and must be shut off; it is %s. It is left alone", name, h.Name, d.Power)
+			return nil, bad("the domain %q of %s is a template and must be shut off; it is %s. It is left alone", name, h.title(), d.Power)
 		}
 		text = d.XML
 	}
@@ -81,7 +81,7 @@ func (p *provider) materials(ctx context.Context, l link, h *host, worker string
 	switch m.base.Format {
 	case "qcow2", "raw":
 	default:
-		return nil, bad("the base image %s of host %s is of format %s; a clone needs qcow2 or raw", m.base.Path, h.Name, m.base.Format)
+		return nil, bad("the base image %s of %s is of format %s; a clone needs qcow2 or raw", m.base.Path, h.title(), m.base.Format)
 	}
 	for _, f := range []struct {
 		attr, name string
@@ -160,9 +160,9 @@ func poolOf(ctx context.Context, l link, h *host, file string, mayMake bool) (st
 	case err == nil:
 		return pool, nil
 	case !mayMake && kindOf(err) == noPool:
-		return "", providers.Errorf(providers.Transient, "create", "host %s: %w; the first create makes the directory of %s a pool, and only then it can be seen what is there", h.Name, err, file)
+		return "", providers.Errorf(providers.Transient, "create", "%s: %w; the first create makes the directory of %s a pool, and only then it can be seen what is there", h.title(), err, file)
 	case errors.As(err, &refused) && refused.Kind == failed:
-		return "", providers.Errorf(providers.BadConfig, "create", "host %s: %s is in no storage pool, and its directory cannot become one: %w", h.Name, file, err)
+		return "", providers.Errorf(providers.BadConfig, "create", "%s: %s is in no storage pool, and its directory cannot become one: %w", h.title(), file, err)
 	}
 	return "", classify("create", h.Name, err)
 }
@@ -187,10 +187,10 @@ func lookUp(ctx context.Context, l link, h *host, pool, name, file string, mayMa
 	}
 	switch kindOf(err) {
 	case noVolume:
-		return v, providers.Errorf(providers.BadConfig, "create", "host %s has no image %q in pool %s%s", h.Name, name, pool, among(ctx, l, pool))
+		return v, providers.Errorf(providers.BadConfig, "create", "%s has no image %q in pool %s%s", h.title(), name, pool, among(ctx, l, pool))
 	case noPool:
-		return v, providers.Errorf(providers.BadConfig, "create", "host %s has no storage pool %q: define it (virsh pool-define-as %s dir --target /var/lib/libvirt/images; virsh pool-start %s) or say which (pool = …)",
-			h.Name, pool, pool, pool)
+		return v, providers.Errorf(providers.BadConfig, "create", "%s has no storage pool %q: define it (virsh pool-define-as %s dir --target /var/lib/libvirt/images; virsh pool-start %s) or say which (pool = …)",
+			h.title(), pool, pool, pool)
 	}
 	if err != nil {
 		return v, classify("create", h.Name, err)

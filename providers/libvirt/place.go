@@ -45,7 +45,7 @@ func (p *provider) place(ctx context.Context, req providers.CreateRequest, spec 
 		free, no := p.room(h, &looks[i], req.Key)
 		switch {
 		case no != "":
-			why = append(why, h.Name+": "+no)
+			why = append(why, h.title()+": "+no)
 			if kindOf(looks[i].err) == unreachable {
 				down++
 			}
