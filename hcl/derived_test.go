@@ -46,6 +46,28 @@ func TestWhatAFunctionMakesFromASecretIsMaskedInsideOfAText(t *testing.T) {
 	}
 }
 
+// A function in a `for` expression is called once for each element, and its result may be beside another secret.
+func TestWhatAFunctionMakesForEachElementIsMasked(t *testing.T) {
+	t.Parallel()
+	before := secretFile(t, map[string]string{"user": "robot", "pw": "hunter2"}) + "variable \"keys\" {\nsensitive = true\ndefault = { A = \"key-one\" }\n}\n"
+	for env, want := range map[string]string{
+		`{ C = jsonencode({ user = secret.user, auth = [for p in [secret.pw] : base64encode(p)] }) }`:                                               encoded("hunter2"),
+		`{ C = jsonencode({ user = secret.user, auth = { for k, p in { a = secret.pw } : k => "b:${base64encode("${k}:${p}")}" } }) }`:              encoded("a:hunter2"),
+		`{ C = "${secret.user} %{ for p in [secret.pw] }${base64encode(p)}%{ endfor }" }`:                                                           encoded("hunter2"),
+		`{ C = jsonencode({ user = secret.user, auth = [for k, v in var.keys : base64encode(v)] }) }`:                                               encoded("key-one"),
+		`{ C = jsonencode({ user = secret.user, auth = [for u in ["x", "y"] : [for p in [secret.pw] : base64encode("${u}:${p}")] if u != "x"] }) }`: encoded("y:hunter2"),
+	} {
+		if got := secretsOf(t, before, env); !slices.Contains(got, want) {
+			t.Errorf("%s\n%q lacks %q", env, got, want)
+		}
+	}
+	for _, s := range secretsOf(t, before, `{ C = jsonencode({ user = secret.user, open = [for s in ["one"] : base64encode(s)] }) }`) {
+		if s == encoded("one") {
+			t.Errorf("%q is no secret", s)
+		}
+	}
+}
+
 // A mark may be on a whole map, and not on each of its values.
 func TestWhatIsMadeFromASensitiveMapIsMasked(t *testing.T) {
 	t.Parallel()

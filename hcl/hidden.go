@@ -72,13 +72,39 @@ func callsIn(e hcl2.Expression, ctx *hcl2.EvalContext) (out []string) {
 		return nil // JSON
 	}
 	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl2.Diagnostics {
-		if call, ok := n.(*hclsyntax.FunctionCallExpr); ok {
-			if v, diags := call.Value(ctx); !diags.HasErrors() && v.Type() == cty.String { // of a list or an object, who knows which part is used
+		switch n := n.(type) {
+		case *hclsyntax.FunctionCallExpr:
+			if v, diags := n.Value(ctx); !diags.HasErrors() && v.Type() == cty.String { // of a list or an object, who knows which part is used
 				out = append(out, markedTexts(v)...)
 			}
+		case *hclsyntax.ForExpr:
+			out = append(out, callsInFor(n, ctx)...)
 		}
 		return nil
 	})
+	return out
+}
+
+// callsInFor are the same texts of a `for` expression, whose functions have to be called for each element.
+func callsInFor(e *hclsyntax.ForExpr, ctx *hcl2.EvalContext) (out []string) {
+	all, diags := e.CollExpr.Value(ctx)
+	all, marks := all.Unmark()
+	if diags.HasErrors() || !all.IsKnown() || all.IsNull() || !all.CanIterateElements() {
+		return nil
+	}
+	for it := all.ElementIterator(); it.Next(); {
+		k, v := it.Element()
+		each := ctx.NewChild()
+		each.Variables = map[string]cty.Value{e.ValVar: v.WithMarks(marks)} // which the language forgets until the whole is made
+		if e.KeyVar != "" {
+			each.Variables[e.KeyVar] = k.WithMarks(marks)
+		}
+		for _, part := range []hclsyntax.Expression{e.KeyExpr, e.ValExpr} {
+			if part != nil {
+				out = append(out, callsIn(part, each)...)
+			}
+		}
+	}
 	return out
 }
 
