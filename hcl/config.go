@@ -23,6 +23,7 @@ type Config struct {
 
 	sources   map[string]*hcl2.File // parsed files, for rendering diagnostics
 	bodies    map[string]hcl2.Body  // of provider blocks ("provider.NAME") and of workers' instance blocks ("worker.NAME")
+	locals    []hcl2.Expression     // of local values
 	unsound   map[string]bool       // names of providers whose blocks have mistakes
 	env       *Env
 	given     map[string]string // like Variables, but those that are sensitive too

@@ -91,7 +91,7 @@ func TestHiddenIsNoMoreThanWhatIsMadeFromSensitiveValues(t *testing.T) {
       URL  = "https://${var.dbpw}@h/${base64encode("ci-1:${var.dbpw}")}"
       N    = base64encode("3.14:${var.short}")
     }
-  }`, 1) + "locals {\nauth = base64encode(\"ci-2:${var.dbpw}\")\n}\nvariable \"short\" {\nsensitive = true\ndefault = \"Mw\"\n}\n"
+  }`, 1) + "locals {\nauth = base64encode(\"ci-2:${var.dbpw}\")\nboth = \"${var.dbpw} ${base64encode(\"ci-3:${var.dbpw}\")}\"\n}\nvariable \"short\" {\nsensitive = true\ndefault = \"Mw\"\n}\n"
 	cfg, problems := loadAny(t, src)
 	if strings.Contains(problems, "Error") {
 		t.Fatal(problems)
@@ -100,7 +100,7 @@ func TestHiddenIsNoMoreThanWhatIsMadeFromSensitiveValues(t *testing.T) {
 	for _, v := range cfg.Hidden("w-1") {
 		got = append(got, string(v))
 	}
-	for _, want := range []string{encoded("hunter2secret"), encoded("ci-1:hunter2secret"), encoded("3.14:Mw"), encoded("ci-2:hunter2secret")} {
+	for _, want := range []string{encoded("hunter2secret"), encoded("ci-1:hunter2secret"), encoded("3.14:Mw"), encoded("ci-2:hunter2secret"), encoded("ci-3:hunter2secret")} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%q is not hidden: %q", want, got)
 		}

@@ -126,7 +126,13 @@ func (c *Config) hiddenEverywhere() (out [][]byte) {
 	if len(out) == 0 || !ok {
 		return out
 	}
-	return derived(out, markedTexts(locals))
+	made := markedTexts(locals)
+	for _, e := range c.locals {
+		if c.madeFromSecrets(e) {
+			made = append(made, callsIn(e, c.env.ctx)...)
+		}
+	}
+	return derived(out, made)
 }
 
 // sensitiveValues are the values of sensitive variables as a log would show them, the longest first. True and false are no secrets.

@@ -266,6 +266,7 @@ func (l *loader) locals(blocks hcl2.Blocks) {
 		if !diags.HasErrors() {
 			values[name] = v
 		}
+		l.cfg.locals = append(l.cfg.locals, all[name].Expr)
 		ctx.Variables["local"] = cty.ObjectVal(values)
 	}
 }
