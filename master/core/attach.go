@@ -24,6 +24,7 @@ func (s *State) attached(ev Attached) {
 		s.hangup(w, old, "the same agent has a newer connection", false)
 	}
 	w.facts.Session, w.agent, w.resumable, w.lostAt, w.told = ev.Session, agent, ev.Resumable, noTime, false
+	w.sent = ev.Instance != ""
 	w.attachedAt = s.now
 	if len(w.builds) == 0 {
 		w.facts.IdleSince = s.now
@@ -96,7 +97,10 @@ func (s *State) refuse(ev Attached, why string) {
 	s.effect(Hangup{Worker: ev.Worker, Session: ev.Session, Reason: why})
 }
 
+// hangup closes a session; with end its agent, which is an instance's, ends too. One that somebody else has started may have taken the place of an instance's
+// where a worker makes no instances any more: it comes back.
 func (s *State) hangup(w *worker, session model.SessionID, why string, end bool) {
+	end = end && (w.cfg.Latent() || w.sent)
 	s.ordered("Hangup", Entry{Worker: w.cfg.Name, Cause: why})
 	s.effect(Hangup{Worker: w.cfg.Name, Session: session, Reason: why, End: end})
 }

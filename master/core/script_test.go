@@ -317,6 +317,10 @@ func (s *script) step(ev core.Event) {
 		switch e := e.(type) {
 		case core.Admit:
 			s.session[e.Worker] = e.Session
+		case core.Hangup:
+			if e.End {
+				fmt.Fprintf(&s.out, "    %s an agent of %s is told to end\n", s.now.Format(time.TimeOnly), e.Worker)
+			}
 		case core.SetTimer:
 			s.timers[e.Timer.Name] = e
 		case core.Due:

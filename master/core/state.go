@@ -103,6 +103,7 @@ type worker struct {
 	lastState  latent.State
 	agent      string // digest of the live session's agent
 	resumable  bool
+	sent       bool      // that agent has named its instance
 	lostAt     time.Time // standard worker: like Instance.LostAt
 	attachedAt time.Time // when the live session began
 	takes      claim     // of its provider's rooms, as it is counted
