@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -62,6 +63,22 @@ func digestOf(cfg *hcl.Config) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// makeStateDir makes the state directory if there is none. The configuration is read before: whoever starts a first master with a broken one has
+// nothing to clean up.
+func (m *master) makeStateDir() error {
+	if _, err := os.Stat(m.o.StateDir); errors.Is(err, fs.ErrNotExist) {
+		cfg, err := m.read()
+		if err != nil {
+			return err
+		}
+		m.early = cfg
+	}
+	if err := os.MkdirAll(m.o.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	return nil
+}
+
 // firstConfig chooses what a new master puts into force: the last generation if the configuration directory is what it was when it was last read for that, or else the
 // directory. If that is broken and the state remembers a good generation, the master stays up on that.
 func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map[string]string) (*loaded, error) {
@@ -69,7 +86,10 @@ func (m *master) firstConfig(ctx context.Context, live []core.Instance, meta map
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	cfg, err := m.read()
+	cfg, err := m.early, error(nil)
+	if m.early = nil; cfg == nil {
+		cfg, err = m.read()
+	}
 	digest := ""
 	if err == nil {
 		digest = digestOf(cfg)

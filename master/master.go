@@ -93,6 +93,8 @@ type master struct {
 	opened map[string]engine.Opened   // all providers of this process, by their handles
 	kinds  map[string]string          // their kinds
 	prices map[string]providers.Price // by digest of the spec
+
+	early *hcl.Config // the configuration directory, if it was read before there was a state
 }
 
 // applied is a configuration in force.
@@ -111,8 +113,8 @@ type applied struct {
 func Run(ctx context.Context, o Options) (err error) {
 	m := &master{o: o, log: o.Log, look: make(chan struct{}, 1), plans: make(chan struct{}, maxPlans), retry: cmp.Or(o.retry, retryEvery)}
 	m.secrets = newVault(o.Log)
-	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
+	if err := m.makeStateDir(); err != nil {
+		return err
 	}
 	var undo cleanup
 	defer func() { err = errors.Join(err, undo.run()) }()
@@ -201,7 +203,7 @@ func (m *master) serve(ctx context.Context, first *loaded, worker net.Listener) 
 	g.Go(func() error { return unlessClosed(hubServer.Serve(worker)) })
 
 	server := api.New(api.Options{Engine: shownEngine{m.engine}, Records: shownRecords{m.store}, Configs: configs{m}, Logs: api.StepLogs(m.logs), Log: m.log, Version: m.o.Version,
-		Name: first.cfg.Master.Name, Metrics: m.o.Meter.Handler, Ready: m.engine.Health,
+		Name: first.cfg.Master.Name, Metrics: m.o.Meter.Handler, Ready: m.engine.Health, Latest: func() *core.Snapshot { return shown(m.engine.Latest()) },
 		Refused: m.refused.of, Catalog: func() *api.Catalog { return m.current.Load().api },
 		Tokens: func() []api.Token { return m.current.Load().tokens }})
 	serving, stopServing := context.WithCancel(running)

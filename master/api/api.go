@@ -96,6 +96,9 @@ type Options struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 
+	// Latest is what was live when the engine could last say so: the status shows it while the master is not ready. It may be nil.
+	Latest func() *core.Snapshot
+
 	// Refused says why no agent could attach as this standard worker, "" if nothing is known. It may be nil.
 	Refused func(worker string) (why string, at time.Time)
 }

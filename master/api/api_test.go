@@ -374,3 +374,33 @@ func TestCommittedOpenAPIDescriptionIsCurrent(t *testing.T) {
 		t.Errorf("operations: %v", ids)
 	}
 }
+
+// stuckEngine is an engine whose state cannot be stored.
+type stuckEngine struct{ *apitest.World }
+
+var errFull = errors.New("the state cannot be stored: disk full")
+
+func (stuckEngine) Snapshot(context.Context) (*core.Snapshot, error) { return nil, errFull }
+
+func TestStatusOfAMasterThatIsNotReadyHasTheLastNumbersAndWhy(t *testing.T) {
+	t.Parallel()
+	w := apitest.New()
+	ready := errFull
+	c := local(t, w, func(o *api.Options) {
+		o.Engine, o.Latest, o.Ready = stuckEngine{w}, func() *core.Snapshot { return &w.Live }, func() error { return ready }
+	})
+	var got api.Status
+	if err := c.Get(t.Context(), "/status", nil, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Ready || got.NotReady != errFull.Error() || got.Waiting != 1 || got.Running != 1 || got.Instances["attached"] != 1 {
+		t.Errorf("%+v", got)
+	}
+	if err := c.Get(t.Context(), "/instances", nil, &api.InstanceList{}); err == nil {
+		t.Error("what may be looked at closely is not what it was")
+	}
+	ready = nil // the engine has no excuse
+	if err := c.Get(t.Context(), "/status", nil, &got); err == nil {
+		t.Errorf("%+v", got)
+	}
+}

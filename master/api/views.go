@@ -119,6 +119,9 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*body[Status], error)
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
 	snap, err := s.o.Engine.Snapshot(ctx)
+	if err != nil && s.o.Latest != nil && s.o.Ready != nil && s.o.Ready() != nil {
+		snap, err = s.o.Latest(), nil // it is asked most when the master cannot work: then the last numbers, and why, are better than an error
+	}
 	if err != nil {
 		return nil, s.failed(err, "the status")
 	}
