@@ -117,7 +117,7 @@ func (c *Config) expr(path string, e hcl2.Expression) Expr {
 
 // Text returns what is written in a range of the configuration.
 func (c *Config) Text(r hcl2.Range) string {
-	if f := c.sources[r.Filename]; f != nil && r.Start.Byte <= r.End.Byte && r.End.Byte <= len(f.Bytes) {
+	if f := c.source(r.Filename); f != nil && r.Start.Byte <= r.End.Byte && r.End.Byte <= len(f.Bytes) {
 		return string(f.Bytes[r.Start.Byte:r.End.Byte])
 	}
 	return ""

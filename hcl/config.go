@@ -1,6 +1,7 @@
 package hcl
 
 import (
+	"sync"
 	"time"
 
 	hcl2 "github.com/hashicorp/hcl/v2"
@@ -21,6 +22,7 @@ type Config struct {
 	Files     map[string][]byte // the source text it was made from, by file name relative to the directory; with it, what file() and templatefile() read
 	Variables map[string]string // given values of variables that are not sensitive, as HCL expressions; Options.Variables of a later LoadFiles
 
+	naming    sync.RWMutex          // of sources, which get more names (see Relocate)
 	sources   map[string]*hcl2.File // parsed files, for rendering diagnostics
 	bodies    map[string]hcl2.Body  // of provider blocks ("provider.NAME") and of workers' instance blocks ("worker.NAME")
 	locals    []hcl2.Expression     // of local values

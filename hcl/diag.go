@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -14,7 +15,10 @@ import (
 
 // WriteDiagnostics renders diagnostics for a person, each with its source line. Width 0 means no wrapping.
 func (c *Config) WriteDiagnostics(w io.Writer, diags hcl2.Diagnostics, width uint, color bool) error {
-	return hcl2.NewDiagnosticTextWriter(w, c.sources, width, color).WriteDiagnostics(diags)
+	c.naming.RLock()
+	sources := maps.Clone(c.sources)
+	c.naming.RUnlock()
+	return hcl2.NewDiagnosticTextWriter(w, sources, width, color).WriteDiagnostics(diags)
 }
 
 // errorf adds a mistake. Subject nil means that it has no place.

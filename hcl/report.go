@@ -72,7 +72,7 @@ func (c *Config) Report(diags hcl2.Diagnostics) Report {
 }
 
 func (c *Config) snippet(r *hcl2.Range) *Snippet {
-	f := c.sources[r.Filename]
+	f := c.source(r.Filename)
 	if f == nil || r.Start.Byte > len(f.Bytes) {
 		return nil
 	}
@@ -92,7 +92,14 @@ func (c *Config) snippet(r *hcl2.Range) *Snippet {
 	return s
 }
 
-// Relocate names the configuration's files as they are called from where the user is, for messages.
+// source is a parsed file.
+func (c *Config) source(name string) *hcl2.File {
+	c.naming.RLock()
+	defer c.naming.RUnlock()
+	return c.sources[name]
+}
+
+// Relocate names the configuration's files as they are called from where the user is, for messages. Others may read the configuration meanwhile.
 func (c *Config) Relocate(dir string, diags hcl2.Diagnostics) hcl2.Diagnostics {
 	if dir == "" || dir == "." {
 		return diags
@@ -103,7 +110,9 @@ func (c *Config) Relocate(dir string, diags hcl2.Diagnostics) hcl2.Diagnostics {
 		}
 		moved := *r
 		moved.Filename = filepath.Join(dir, r.Filename)
+		c.naming.Lock()
 		c.sources[moved.Filename] = c.sources[r.Filename]
+		c.naming.Unlock()
 		return &moved
 	}
 	out := make(hcl2.Diagnostics, len(diags))
