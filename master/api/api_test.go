@@ -393,7 +393,7 @@ func TestStatusOfAMasterThatIsNotReadyHasTheLastNumbersAndWhy(t *testing.T) {
 	if err := c.Get(t.Context(), "/status", nil, &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Ready || got.NotReady != errFull.Error() || got.Waiting != 1 || got.Running != 1 || got.Instances["attached"] != 1 {
+	if got.Ready || got.NotReady != errFull.Error()+"; the numbers are of 2026-11-21T12:00:00Z" || got.Waiting != 1 || got.Running != 1 || got.Instances["attached"] != 1 {
 		t.Errorf("%+v", got)
 	}
 	if err := c.Get(t.Context(), "/instances", nil, &api.InstanceList{}); err == nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -119,8 +120,10 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*body[Status], error)
 	ctx, cancel := withLimit(ctx)
 	defer cancel()
 	snap, err := s.o.Engine.Snapshot(ctx)
-	if err != nil && s.o.Latest != nil && s.o.Ready != nil && s.o.Ready() != nil {
-		snap, err = s.o.Latest(), nil // it is asked most when the master cannot work: then the last numbers, and why, are better than an error
+	of := ""
+	if err != nil && s.o.Latest != nil && s.o.Ready != nil && s.o.Ready() != nil { // then the last numbers, and why, are better than an error
+		snap, err = s.o.Latest(), nil
+		of = "; the numbers are of " + snap.Time.UTC().Format(time.RFC3339)
 	}
 	if err != nil {
 		return nil, s.failed(err, "the status")
@@ -130,7 +133,7 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*body[Status], error)
 		Workers: map[string]int{}, Instances: map[string]int{}, Providers: []ProviderStatus{}}
 	if s.o.Ready != nil {
 		if err := s.o.Ready(); err != nil {
-			out.Ready, out.NotReady = false, err.Error()
+			out.Ready, out.NotReady = false, err.Error()+of
 		}
 	}
 	for i := range snap.Requests {

@@ -93,12 +93,16 @@ func TestDiskIsFull(t *testing.T) {
   }
 `)})
 	m, id := w.running()
+	c := w.client()
+	defer c.Close()
+	var st api.Status
+	if err := c.Get(t.Context(), "/status", nil, &st); err != nil || !st.Ready {
+		t.Fatalf("%v, %+v", err, st)
+	}
 	filler := fill(t, w.state)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	c := w.client()
-	defer c.Close()
 	var made api.Forced
 	submitted := make(chan error, 1)
 	go func() { submitted <- c.Post(ctx, "/force", nil, api.Force{Builder: "b"}, &made) }()
@@ -108,6 +112,9 @@ func TestDiskIsFull(t *testing.T) {
 	})
 	if code, text := w.probe("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz: %d %s", code, text)
+	}
+	if err := c.Get(ctx, "/status", nil, &st); err != nil || st.Ready || !strings.Contains(st.NotReady, "cannot be stored") || !strings.Contains(st.NotReady, "the numbers are of ") || st.Running != 1 || st.Instances["attached"] != 1 {
+		t.Errorf("the status on a full disk: %v, %+v; want the last numbers and why it is not ready", err, st)
 	}
 	w.until("the log says what is wrong", 20*time.Second, func() bool { return strings.Contains(w.said(), "the state cannot be stored") })
 	var refused api.Forced
