@@ -113,6 +113,7 @@ func TestDiskIsFull(t *testing.T) {
 	if code, text := w.probe("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz: %d %s", code, text)
 	}
+	st = api.Status{}
 	if err := c.Get(ctx, "/status", nil, &st); err != nil || st.Ready || !strings.Contains(st.NotReady, "cannot be stored") || !strings.Contains(st.NotReady, "the numbers are of ") || st.Running != 1 || st.Instances["attached"] != 1 {
 		t.Errorf("the status on a full disk: %v, %+v; want the last numbers and why it is not ready", err, st)
 	}
