@@ -138,7 +138,7 @@ func TestHiddenOfAConfigurationInJSON(t *testing.T) {
 	cfg, diags := LoadFiles(map[string][]byte{"main.hcl.json": []byte(`{
   "variable": {"dbpw": {"sensitive": true, "default": "hunter2secret"}},
   "provider": {"test": {"p": {"region": "r"}}},
-  "worker": {"w": {"provider": "provider.test.p", "instance": {"env": {"DB": "${base64encode(var.dbpw)}", "MODE": "release"}}}},
+  "worker": {"w": {"provider": "provider.test.p", "instance": {"env": {"DB": "${base64encode(var.dbpw)}", "URL": "${var.dbpw} ${base64encode(\"ci-1:${var.dbpw}\")}", "MODE": "release"}}}},
   "builder": {"b": {"workers": ["w"], "step": [{"shell": {"s": {"command": "true"}}}]}},
   "scheduler": {"force": {"f": {"builders": ["b"]}}}
 }`)}, testOptions())
@@ -149,7 +149,7 @@ func TestHiddenOfAConfigurationInJSON(t *testing.T) {
 	for _, v := range cfg.Hidden("w") {
 		got = append(got, string(v))
 	}
-	if want := []string{"hunter2secret", encoded("hunter2secret")}; !slices.Equal(got, want) {
+	if want := []string{"hunter2secret", encoded("hunter2secret"), encoded("ci-1:hunter2secret")}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

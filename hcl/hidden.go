@@ -68,8 +68,14 @@ func derived(values [][]byte, made []string) [][]byte {
 // callsIn are the texts that functions within an expression make from secrets. The expression itself may hold another secret as it is.
 func callsIn(e hcl2.Expression, ctx *hcl2.EvalContext) (out []string) {
 	node, ok := e.(hclsyntax.Node)
-	if !ok {
-		return nil // JSON
+	if !ok { // JSON, whose texts are templates
+		source, _ := e.Value(nil)
+		for _, text := range texts(source) {
+			if t, diags := hclsyntax.ParseTemplate([]byte(text), "", hcl2.InitialPos); !diags.HasErrors() {
+				out = append(out, callsIn(t, ctx)...)
+			}
+		}
+		return out
 	}
 	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl2.Diagnostics {
 		switch n := n.(type) {
