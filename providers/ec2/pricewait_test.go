@@ -51,8 +51,21 @@ func (m *market) requests() (all int) {
 	return all
 }
 
+// Write takes what is logged.
+func (m *market) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.log.Write(b)
+}
+
+func (m *market) said() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.log.String()
+}
+
 // told counts the warnings.
-func (m *market) told() int { return strings.Count(m.log.String(), "level=WARN") }
+func (m *market) told() int { return strings.Count(m.said(), "level=WARN") }
 
 func (m *market) chooser() *chooser {
 	m.sent = map[string]int{}
@@ -78,7 +91,7 @@ func (m *market) chooser() *chooser {
 			return &pricing.GetProductsOutput{PriceList: []string{listed(instanceType, "eu-central-1", "Hrs", "0.12")}}, nil
 		}),
 		DescribeImages: (&cloud{}).describeImages,
-	}, Config{}, "eu-central-1", "me", slog.New(slog.NewTextHandler(&m.log, nil)))
+	}, Config{}, "eu-central-1", "me", slog.New(slog.NewTextHandler(m, nil)))
 }
 
 var errBroken = errors.New("http response error StatusCode: 500")
@@ -125,8 +138,10 @@ func TestPricesThatCannotBeAskedHoldUpNoPlanAndNoLaunch(t *testing.T) {
 				}
 				time.Sleep(11 * time.Second) // all questions have ended
 				if m.told() != tc.told {
-					t.Errorf("told %d times:\n%s", m.told(), m.log.String())
+					t.Errorf("told %d times:\n%s", m.told(), m.said())
 				}
+				m.mu.Lock()
+				defer m.mu.Unlock()
 				for what, n := range m.sent {
 					if n > 2 && tc.name != "all is throttled" {
 						t.Errorf("%s was asked for %d times", what, n)
@@ -173,7 +188,7 @@ func TestPricesOfAServiceThatFalters(t *testing.T) {
 				m := &market{answer: answer}
 				p, err := m.chooser().Price(t.Context(), Spec{Types: []string{"m7i.large"}})
 				if err != nil || p.Running != 0.12 || p.Source != "on-demand list price" || m.told() != 0 {
-					t.Errorf("%+v, %v after %d requests\n%s", p, err, m.requests(), m.log.String())
+					t.Errorf("%+v, %v after %d requests\n%s", p, err, m.requests(), m.said())
 				}
 			})
 		})
@@ -210,7 +225,7 @@ func TestManyPricesWaitForTheirTurns(t *testing.T) {
 		ch := m.chooser()
 		began := time.Now()
 		if _, err := ch.Price(t.Context(), s); err != nil || len(ch.lists.entries) != len(s.Types) || m.told() != 0 {
-			t.Errorf("%v: %d prices of %d after %s\n%s", err, len(ch.lists.entries), len(s.Types), time.Since(began), m.log.String())
+			t.Errorf("%v: %d prices of %d after %s\n%s", err, len(ch.lists.entries), len(s.Types), time.Since(began), m.said())
 		}
 		if time.Since(began) < 5*time.Second {
 			t.Error("the turns were not waited for")
