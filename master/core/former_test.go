@@ -1,6 +1,9 @@
 package core_test
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -79,5 +82,40 @@ func TestAProviderThatNeverAnswersIsForgottenInTheEnd(t *testing.T) {
 	}
 	if asked < 47 || asked > 49 {
 		t.Errorf("it was asked %d times in a day", asked)
+	}
+}
+
+// TestAProviderThatMovesOftenLeavesNothing: each of its old places is listed for a while, and then there is no timer and no call for it any more.
+func TestAProviderThatMovesOftenLeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	answers := func(d string) (asked int) {
+		s.run("advance " + d + "\n")
+		for _, name := range slices.Sorted(maps.Keys(s.lists)) {
+			s.run("list " + name + "\n")
+			asked++
+		}
+		return asked
+	}
+	const moves = 200
+	for i := range moves {
+		if i > 0 {
+			s.run(fmt.Sprintf("remove p%d\n", i-1))
+		}
+		s.run(fmt.Sprintf("provider p%d sweep=1m\napply\n", i))
+		if i%40 == 7 { // and some come back at once
+			s.run(fmt.Sprintf("remove p%d\nprovider q sweep=1m\napply\nremove q\nprovider p%d sweep=1m\napply\n", i, i))
+		}
+		answers("1m")
+	}
+	for range 61 {
+		answers("1m")
+	}
+	if n := answers("1m"); n != 1 {
+		t.Errorf("%d providers are listed, want the one that is configured", n)
+	}
+	s.advance(time.Minute)
+	if timers := s.s.Snapshot(s.now).Timers; len(s.lists) != 1 || len(timers) > 1 {
+		t.Errorf("%d lists, timers %+v", len(s.lists), timers)
 	}
 }
