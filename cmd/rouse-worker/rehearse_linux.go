@@ -76,7 +76,7 @@ func populate() {
 
 // attachToNobody has an agent attach to a server in this process, which admits it and ends it.
 func attachToNobody() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGWINCH) // an order to end is none to end a rehearsal
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, rehearsal)
 	defer cancel()
