@@ -46,6 +46,22 @@ func TestWhatAFunctionMakesFromASecretIsMaskedInsideOfAText(t *testing.T) {
 	}
 }
 
+// A secret may hold several: what is used of it is one, too.
+func TestAPartOfWhatAFunctionMakesIsMaskedBesideAnotherSecret(t *testing.T) {
+	t.Parallel()
+	before := secretFile(t, map[string]string{"user": "robot", "db": `{"password": "hunter2", "hosts": ["h-one", "h-two"]}`, "pair": "name:pass-word"})
+	for env, want := range map[string]string{
+		`{ C = "https://${secret.user}:${jsondecode(secret.db).password}@h/" }`:                     "hunter2",
+		`{ C = "${secret.user} ${split(":", secret.pair)[1]}" }`:                                    "pass-word",
+		`{ C = "${secret.user} ${jsondecode(secret.db)["hosts"][length("x")]}" }`:                   "h-two",
+		`{ C = "${secret.user} %{ for p in ["password"] }${jsondecode(secret.db)[p]}%{ endfor }" }`: "hunter2",
+	} {
+		if got := secretsOf(t, before, env); !slices.Contains(got, want) {
+			t.Errorf("%s\n%q lacks %q", env, got, want)
+		}
+	}
+}
+
 // A function in a `for` expression is called once for each element, and its result may be beside another secret.
 func TestWhatAFunctionMakesForEachElementIsMasked(t *testing.T) {
 	t.Parallel()

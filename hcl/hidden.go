@@ -65,7 +65,7 @@ func derived(values [][]byte, made []string) [][]byte {
 	return values
 }
 
-// callsIn are the texts that functions within an expression make from secrets. The expression itself may hold another secret as it is.
+// callsIn are the texts that functions within an expression make from secrets, and the parts of what they make that it uses. The expression itself may hold another secret as it is.
 func callsIn(e hcl2.Expression, ctx *hcl2.EvalContext) (out []string) {
 	node, ok := e.(hclsyntax.Node)
 	if !ok { // JSON, whose texts are templates
@@ -79,8 +79,8 @@ func callsIn(e hcl2.Expression, ctx *hcl2.EvalContext) (out []string) {
 	}
 	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl2.Diagnostics {
 		switch n := n.(type) {
-		case *hclsyntax.FunctionCallExpr:
-			if v, diags := n.Value(ctx); !diags.HasErrors() && v.Type() == cty.String { // of a list or an object, who knows which part is used
+		case *hclsyntax.FunctionCallExpr, *hclsyntax.RelativeTraversalExpr, *hclsyntax.IndexExpr: // a list's or an object's parts are those that are used
+			if v, diags := n.(hclsyntax.Expression).Value(ctx); !diags.HasErrors() && v.Type() == cty.String {
 				out = append(out, markedTexts(v)...)
 			}
 		case *hclsyntax.ForExpr:
