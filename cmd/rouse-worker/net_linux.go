@@ -80,11 +80,16 @@ func bringUp(mac net.HardwareAddr, named bool) error {
 	if err != nil {
 		return err
 	}
-	time.AfterFunc(afterwards, func() {
+	say := func() {
 		fmt.Fprintf(os.Stderr, "rouse: address %s, name %s, router %s\n", l.Address.Addr(), cmp.Or(l.Host, "none"), l.Router)
-		if mac != nil {
-			setIPv6(card, true)
-		}
+	}
+	if mac == nil {
+		say()
+		return nil
+	}
+	time.AfterFunc(afterwards, func() { // a copy is in a hurry
+		say()
+		setIPv6(card, true)
 	})
 	return nil
 }
